@@ -1,0 +1,125 @@
+"""Options that many commands share, and the one place where a command's ``Settings`` are built.
+
+    def command(database_url: DatabaseUrl = None, schema: Schema = None, json: Json = False) -> None:
+        settings = load_settings(database_url=database_url, db_schema=schema)
+
+A flag goes before the environment, the environment before the default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import AliasChoices, ValidationError
+
+from dispatcher.errors import ConfigurationError
+from dispatcher.settings import Settings
+
+__all__ = [
+    "DatabaseUrl",
+    "Json",
+    "Namespace",
+    "NatsUrl",
+    "Schema",
+    "StreamsConf",
+    "Yes",
+    "load_settings",
+    "require_database",
+    "require_nats",
+    "variables_of",
+]
+
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option("--database-url", metavar="URL", help="PostgreSQL; else DISPATCHER_DATABASE_URL, DATABASE_URL."),
+]
+NatsUrl = Annotated[
+    str | None, typer.Option("--nats-url", metavar="URL", help="NATS servers; else DISPATCHER_NATS_URL, NATS_URL.")
+]
+Schema = Annotated[
+    str | None, typer.Option("--schema", metavar="NAME", help="PostgreSQL schema of our tables (DISPATCHER_DB_SCHEMA).")
+]
+Namespace = Annotated[
+    str | None,
+    typer.Option("--namespace", metavar="NAME", help="First token of every NATS subject (DISPATCHER_NAMESPACE)."),
+]
+StreamsConf = Annotated[
+    Path | None, typer.Option("--streams-conf", metavar="FILE", help="streams.conf (DISPATCHER_STREAMS_CONF).")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+_FLAGS = {
+    "database_url": "--database-url",
+    "nats_url": "--nats-url",
+    "db_schema": "--schema",
+    "namespace": "--namespace",
+    "streams_conf": "--streams-conf",
+}
+_CURES = {
+    "database_url": "postgresql://user:password@host:5432/name",
+    "nats_url": "nats://host:4222",
+    "lease": "seconds, for example 30",
+    "grace": "seconds, for example 25",
+    "backstop": "seconds, for example 30",
+    "outbox_limit": "a whole number, for example 1000000",
+    "db_schema": "a name such as dispatcher",
+    "namespace": "a name such as dispatcher",
+}
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Settings from flags (``None``: not given) and the environment.
+
+    Raises ``ConfigurationError`` in one line that names the flag or variable that is wrong and what it should be.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise ConfigurationError("; ".join(_explain(item, given) for item in error.errors())) from None
+
+
+def require_database(settings: Settings) -> str:
+    """The database's URL, or a ``ConfigurationError`` that says how to give one."""
+    if not settings.database_url:
+        raise ConfigurationError(
+            "no database is configured; set DISPATCHER_DATABASE_URL=postgresql://user:password@host:5432/name or pass"
+            " --database-url"
+        )
+    return settings.database_url
+
+
+def require_nats(settings: Settings) -> str:
+    """The NATS servers' URL, or a ``ConfigurationError`` that says how to give one."""
+    if not settings.nats_url:
+        raise ConfigurationError(
+            "no NATS server is configured; set DISPATCHER_NATS_URL=nats://host:4222 or pass --nats-url"
+        )
+    return settings.nats_url
+
+
+def variables_of(name: str) -> tuple[str, ...]:
+    """The environment variables that set a field of ``Settings``, the strongest first."""
+    alias = Settings.model_fields[name].validation_alias
+    if isinstance(alias, AliasChoices):
+        return tuple(str(choice) for choice in alias.choices)
+    return (f"DISPATCHER_{name.upper()}",)
+
+
+def _explain(item: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    place = str(item["loc"][0]) if item["loc"] else ""
+    name = next((field for field in Settings.model_fields if place == field or place in variables_of(field)), place)
+    variables = variables_of(name) if name in Settings.model_fields else ()
+    source = _FLAGS.get(name, name) if name in given else next((v for v in variables if v in os.environ), place)
+    shown = "" if name in ("database_url", "nats_url") else f"={item['input']}"
+    reason = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "it should be")
+    if name not in _CURES:
+        return f"{source}{shown} is not valid: {reason}"
+    # what a parser says about the text's inside helps nobody
+    why = "" if str(item["type"]).endswith("_parsing") else f" ({reason})"
+    return f"{source}{shown} is not valid{why}; give {_CURES[name]}"

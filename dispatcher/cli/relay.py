@@ -1,0 +1,65 @@
+"""``dispatcher relay``: run one relay until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Annotated, Any
+
+import typer
+
+from dispatcher.bus import Bus
+from dispatcher.cli.options import (
+    DatabaseUrl,
+    Namespace,
+    NatsUrl,
+    Schema,
+    StreamsConf,
+    load_settings,
+    require_database,
+    require_nats,
+)
+from dispatcher.cli.output import guard
+from dispatcher.logs import configure_logging
+from dispatcher.relay.service import Relay
+from dispatcher.settings import Settings
+from dispatcher.streams.config import load
+from state.migrate import check_schema_version
+
+__all__ = ["command", "run_relay"]
+
+
+async def run_relay(settings: Settings, streams: Any) -> None:
+    """Connect, relay, and stop in order at SIGTERM or SIGINT."""
+    bus = await Bus.connect(settings, name="dispatcher relay")
+    try:
+        relay = Relay(settings, streams, bus)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, relay.stop)
+        await relay.run()
+    finally:
+        await bus.close()
+
+
+def command(
+    database_url: DatabaseUrl = None,
+    nats_url: NatsUrl = None,
+    schema: Schema = None,
+    namespace: Namespace = None,
+    streams_conf: StreamsConf = None,
+    log_format: Annotated[str, typer.Option("--log-format", help="auto, pretty or json.")] = "auto",
+) -> None:
+    """Carry committed tasks to the stream; run timers, rescue and reconcile.  Any number may run, one leads."""
+    with guard():
+        settings = load_settings(
+            database_url=database_url,
+            nats_url=nats_url,
+            db_schema=schema,
+            namespace=namespace,
+            streams_conf=streams_conf,
+        )
+        require_nats(settings)
+        streams = load(settings.streams_conf)
+        configure_logging(log_format)
+        check_schema_version(require_database(settings), settings.db_schema)
+        asyncio.run(run_relay(settings, streams))

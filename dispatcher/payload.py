@@ -1,0 +1,287 @@
+"""From a function's signature to stored arguments and back: one JSON object by parameter name.
+
+What was passed is stored, defaults are not: they are the code's business at the time it runs.  Pydantic validates at
+the call and again at the work; neither its errors nor ours ever show a value.  Bytes travel as base64.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter
+from typing import Any, NotRequired, Required, cast, get_type_hints
+
+from dispatcher.errors import (
+    ArgumentsInvalid,
+    ArgumentsTooLarge,
+    OptionError,
+    ResultUnserialisable,
+    Undecodable,
+    did_you_mean,
+)
+from dispatcher.secret import find_secrets, reveal, secret_texts
+
+__all__ = ["DEFAULT_LIMIT", "Codec", "Payload"]
+
+DEFAULT_LIMIT = 1024 * 1024
+"""Largest stored arguments or result in bytes."""
+_CONFIG: dict[str, Any] = {
+    "hide_input_in_errors": True,
+    "ser_json_bytes": "base64",
+    "val_json_bytes": "base64",
+    "ser_json_inf_nan": "strings",
+}
+
+
+class Codec:
+    """One type and its JSON form; ``found`` tells what needs care in it."""
+
+    def __init__(self, type_: Any, config: Mapping[str, Any]) -> None:
+        from pydantic import PydanticUserError, TypeAdapter
+        from pydantic_core import SchemaSerializer
+
+        try:
+            adapter = TypeAdapter[Any](type_, config=dict(config))  # type: ignore[arg-type]
+        except PydanticUserError as error:
+            if error.code != "type-adapter-config-unused":
+                raise
+            adapter = TypeAdapter[Any](type_)
+        schema: Any = adapter.core_schema
+        self.definitions, self.schema = _definitions(schema)
+        self.found = find_secrets(self.schema, self.definitions)
+        self.validate = adapter.validator.validate_python
+        self.validate_json = adapter.validator.validate_json
+        # Built here because a TypedDict's serialiser ignores its configuration, and because the serialisers that classes
+        # inside bring along are the ones that write asterisks.
+        special = self.found.typed or self.found.unordered
+        serializer = SchemaSerializer(reveal(schema) if special else schema, cast(Any, dict(config)), not special)
+        self.to_json = serializer.to_json
+
+
+class Payload:
+    """The arguments and the result of one function.  Built once, when first needed; raises ``OptionError``."""
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        args_limit: int = DEFAULT_LIMIT,
+        result_limit: int = DEFAULT_LIMIT,
+    ) -> None:
+        self.name = name
+        self._args_limit, self._result_limit = args_limit, result_limit
+        self._signature = inspect.signature(function)
+        self._sort(self._signature.parameters)
+        try:
+            hints = get_type_hints(function, include_extras=True)
+            self._arguments = Codec(*self._fields(hints))
+            result = hints.get("return", Any)
+            self._result = Codec(None if result is None else result, _CONFIG)
+        except Exception as error:
+            raise OptionError(f"the signature of {name!r} cannot be stored as JSON: {error}") from error
+        self._secrets = self._find_secrets()
+        self.secret_names: tuple[str, ...] = tuple(self._secrets)
+        """The parameters that must be masked wherever arguments are shown."""
+        self.secret_result = self._result.found.typed or self._result.found.marked
+
+    def _sort(self, parameters: Mapping[str, Parameter]) -> None:
+        kinds = [(name, p.kind) for name, p in parameters.items()]
+        positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+        self._positional = tuple(name for name, kind in kinds if kind in positional)
+        self._only = tuple(name for name, kind in kinds if kind is Parameter.POSITIONAL_ONLY)
+        self._star = next((name for name, kind in kinds if kind is Parameter.VAR_POSITIONAL), None)
+        self._stars = next((name for name, kind in kinds if kind is Parameter.VAR_KEYWORD), None)
+        self._named = frozenset(parameters) - {self._star, self._stars, *self._only}
+        self._plain = not (self._only or self._star or self._stars)
+
+    def _fields(self, hints: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+        from typing_extensions import TypedDict
+
+        fields: dict[str, Any] = {}
+        for name, parameter in self._signature.parameters.items():
+            hint: Any = hints.get(name, Any)
+            if name == self._star:
+                hint = tuple.__class_getitem__((hint, ...))
+            elif name == self._stars:
+                hint = dict.__class_getitem__((str, hint))
+            given = parameter.default is Parameter.empty and name not in (self._star, self._stars)
+            fields[name] = Required[hint] if given else NotRequired[hint]
+        model = cast(Any, TypedDict)("arguments", fields)
+        config = {**_CONFIG, "extra": "forbid"}
+        model.__pydantic_config__ = config
+        return model, config
+
+    def _find_secrets(self) -> dict[str, bool]:
+        """Secret parameter to whether all text in it is secret."""
+        fields = self._arguments.schema["fields"]
+        found = {name: find_secrets(field, self._arguments.definitions) for name, field in fields.items()}
+        return {name: at.marked for name, at in found.items() if at.typed or at.marked}
+
+    # arguments ------------------------------------------------------------------------------------------------------
+
+    def encode(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+        """Bind, validate and encode.  Raises ``ArgumentsInvalid`` or ``ArgumentsTooLarge``."""
+        from pydantic_core import PydanticSerializationError, ValidationError
+
+        try:
+            values = self._bind(args, kwargs)
+            data: bytes = self._arguments.to_json(
+                self._arguments.validate(values, by_name=True), by_alias=False, round_trip=True, warnings=False
+            )
+        except ValidationError as error:
+            raise ArgumentsInvalid(self.name, self._problems(error)) from None
+        except (PydanticSerializationError, RecursionError) as error:
+            raise ArgumentsInvalid(self.name, [_no_json(error)]) from None
+        if len(data) > self._args_limit:
+            raise ArgumentsTooLarge(self.name, len(data), self._args_limit)
+        return data
+
+    def decode(self, data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments for the function.  Raises ``Undecodable``."""
+        from pydantic_core import ValidationError
+
+        try:
+            values: dict[str, Any] = self._arguments.validate_json(data, by_name=True)
+        except ValidationError as error:
+            text = ArgumentsInvalid(self.name, self._problems(error))
+            raise Undecodable(f"stored {text}") from None
+        if self._plain:
+            return (), values
+        return self._spread(values)
+
+    def digest(self, data: bytes) -> bytes:
+        """What two calls with one key must agree in: a hash that is the same for the same JSON in any order."""
+        same = json.dumps(json.loads(data), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(same.encode()).digest()
+
+    def secret_values(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
+        """The texts that must not appear in logs or stored errors of a call with these arguments."""
+        if not self._secrets:
+            return []
+        values = self._bind(args, kwargs)
+        found: dict[str, None] = {}
+        for name, everything in self._secrets.items():
+            if name in values:
+                found.update(dict.fromkeys(secret_texts(values[name], everything=everything)))
+        return list(found)
+
+    def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        values = dict(zip(self._positional, args, strict=False))
+        fits = len(args) <= len(self._positional)
+        if self._plain:
+            values.update(kwargs)
+            if not fits or len(values) != len(args) + len(kwargs):
+                self._refuse(args, kwargs)
+            return values
+        rest = {name: value for name, value in kwargs.items() if name not in self._named}
+        named = {name: value for name, value in kwargs.items() if name in self._named}
+        if (not fits and self._star is None) or (rest and self._stars is None) or named.keys() & values.keys():
+            self._refuse(args, kwargs)
+        values.update(named)
+        if self._star is not None and not fits:
+            values[self._star] = tuple(args[len(self._positional) :])
+        if self._stars is not None and rest:
+            values[self._stars] = rest
+        return values
+
+    def _refuse(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Let Python itself say what is wrong with the call; its message names parameters, never values."""
+        try:
+            self._signature.bind(*args, **kwargs)
+            message = "the arguments do not fit the signature"
+        except TypeError as error:
+            message = str(error)
+        raise ArgumentsInvalid(self.name, [{"loc": (), "type": "call", "msg": message}]) from None
+
+    def _spread(self, values: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args: list[Any] = []
+        if self._star in values:
+            # everything before *args has to go by position, or the extra ones would take its place
+            args = [values.pop(name) if name in values else self._default(name) for name in self._positional]
+            args.extend(values.pop(str(self._star)))
+        else:
+            given = [name in values for name in self._only]
+            last = max((i for i, there in enumerate(given) if there), default=-1)
+            args = [values.pop(name) if name in values else self._default(name) for name in self._only[: last + 1]]
+        values.update(values.pop(self._stars, None) or {} if self._stars is not None else {})
+        return tuple(args), values
+
+    def _default(self, name: str) -> Any:
+        return self._signature.parameters[name].default
+
+    # results --------------------------------------------------------------------------------------------------------
+
+    def encode_result(self, value: Any) -> bytes:
+        """Check against the return annotation and encode.  Raises ``ResultUnserialisable``."""
+        from pydantic_core import PydanticSerializationError, ValidationError
+
+        try:
+            checked = self._result.validate(value, by_name=True)
+            data: bytes = self._result.to_json(checked, by_alias=False, round_trip=True, warnings=False)
+        except ValidationError as error:
+            problems = _described(error, self.secret_result)
+            text = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'value'}: {p['msg']}" for p in problems)
+            raise ResultUnserialisable(f"the result of {self.name!r} does not fit its annotation: {text}") from None
+        except (PydanticSerializationError, RecursionError) as error:
+            raise ResultUnserialisable(f"the result of {self.name!r}: {_no_json(error)['msg']}") from None
+        if len(data) > self._result_limit:
+            raise ResultUnserialisable(
+                f"the result of {self.name!r} is {len(data):,} bytes, over the limit of {self._result_limit:,}:"
+                " store it elsewhere and return a reference"
+            )
+        return data
+
+    def decode_result(self, data: bytes) -> Any:
+        """The value the handler returned, by its return annotation.  Raises ``Undecodable``."""
+        from pydantic_core import ValidationError
+
+        try:
+            return self._result.validate_json(data, by_name=True)
+        except ValidationError as error:
+            text = "; ".join(p["msg"] for p in _described(error, self.secret_result))
+            raise Undecodable(f"the stored result of {self.name!r} does not fit its annotation: {text}") from None
+
+    def _problems(self, error: Any) -> list[dict[str, Any]]:
+        problems = []
+        for problem in _described(error, False):
+            name = problem["loc"][0] if problem["loc"] else None
+            if problem["type"] == "missing" and len(problem["loc"]) == 1:
+                problem["msg"] = "required, but not given"
+            elif problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
+                problem["msg"] = "no such argument" + did_you_mean(str(name), self._named)
+            elif name in self._secrets:
+                problem = _masked(problem)
+            problems.append(problem)
+        return problems
+
+
+def _described(error: Any, secret: bool) -> list[dict[str, Any]]:
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return [_masked(problem) if secret else problem for problem in found]
+
+
+def _masked(problem: dict[str, Any]) -> dict[str, Any]:
+    """A user's own validator may quote the value in its message, and a key of a mapping is in the location."""
+    return {"loc": problem["loc"][:1], "type": problem["type"], "msg": "not valid (secret)"}
+
+
+def _no_json(error: Exception) -> dict[str, Any]:
+    if isinstance(error, RecursionError):
+        return {"loc": (), "type": "recursion", "msg": "it refers to itself or is nested too deeply"}
+    text = str(error)
+    if "surrogates not allowed" in text:
+        return {"loc": (), "type": "unicode", "msg": "it has text with half a surrogate pair, which JSON cannot hold"}
+    if "invalid utf-8" in text:
+        message = "it has bytes that are not text where no annotation says bytes, or in a model without ser_json_bytes"
+        return {"loc": (), "type": "bytes", "msg": message}
+    kind = text.split(":", 1)[-1].strip() if "Unable to serialize unknown type" in text else ""
+    return {"loc": (), "type": "no_json", "msg": f"it has no JSON form{f': {kind}' if kind else ''}"}
+
+
+def _definitions(schema: Any) -> tuple[dict[str, Any], Any]:
+    """The named parts of a core schema, and the schema itself."""
+    if schema["type"] == "definitions":
+        return {part["ref"]: part for part in schema["definitions"]}, schema["schema"]
+    return {}, schema

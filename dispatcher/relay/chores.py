@@ -1,0 +1,70 @@
+"""The leader's small chores: promote due timers, end expired tasks, forward cancel requests, unpark, fold counters."""
+
+from __future__ import annotations
+
+from dispatcher.bus import Bus
+from dispatcher.database import Database
+from dispatcher.subjects import Subjects
+from dispatcher.wire import encode_cancel, encode_settled
+from state import chores, claims, counts, requests, timers
+from state.machine import State
+
+__all__ = ["Chores"]
+
+_BATCH = 1000
+
+
+class Chores:
+    """Each method does one bounded batch after another until nothing is due, and returns how many tasks it moved."""
+
+    def __init__(self, database: Database, bus: Bus, subjects: Subjects) -> None:
+        self._database, self._bus, self._subjects = database, bus, subjects
+
+    async def timers(self) -> int:
+        """Put due tasks into the outbox and fail those that nobody started in time."""
+        total = 0
+        while True:
+            [(gone, moved)] = await self._database.run(timers.PROMOTE, {"most": _BATCH})
+            total += moved
+            if gone < _BATCH:
+                break
+        while True:
+            due = await self._database.run(timers.EXPIRE_DUE, {"most": _BATCH})
+            if due:
+                params = {"ids": [row[0] for row in due], "attempts": [row[1] for row in due]}
+                ended = await self._database.run(claims.EXPIRE, params)
+                await self._bus.publish(
+                    self._subjects.settled, encode_settled([(row[0], State.FAILED) for row in ended])
+                )
+                total += len(ended)
+            if len(due) < _BATCH:
+                return total
+
+    async def next_due(self) -> float | None:
+        """Seconds until the earliest timer, ``None`` if there is none."""
+        rows = await self._database.run(timers.NEXT_DUE)
+        return rows[0][0] if rows else None
+
+    async def cancels(self) -> int:
+        """Tell the workers which running tasks were asked to stop.
+
+        A lost message is no lost cancel: the renewal of the worker's session returns the same requests.
+        """
+        total = 0
+        while rows := await self._database.run(chores.CANCELS):
+            await self._bus.publish(self._subjects.cancel, encode_cancel([(row[0], row[1]) for row in rows]))
+            total += len(rows)
+        return total
+
+    async def unpark(self) -> int:
+        """Send on parked tasks whose gate is open again."""
+        total = 0
+        while True:
+            [(cleared, moved)] = await self._database.run(requests.UNPARK_ANY, {"most": _BATCH})
+            total += moved
+            if not cleared:
+                return total
+
+    async def fold(self) -> None:
+        """Fold the counters' deltas into one row per queue and state."""
+        await self._database.run(counts.FOLD)

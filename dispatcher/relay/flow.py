@@ -1,0 +1,100 @@
+"""Flow control that stays push: how many messages may be outstanding per lane, shared out by demand.
+
+Workers announce how many messages they want (slots plus a prefetch that follows their measured rate).  The sum over the
+lanes that a group of workers serves stays within 1 to 2 times that: a limit of slots on each of many lanes is a storm of
+refusals (44 deliveries per task at 20 lanes × 30 instead of 3.9 at 20 × 3, reference measurement).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dispatcher.bus import Message
+
+__all__ = ["Demand", "Shares", "share_out"]
+
+_log = logging.getLogger("dispatcher.flow")
+
+_FORGET_SECONDS = 30.0
+_SMALLEST_CHANGE = 0.25
+_LEAST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one worker wants: messages at a time, over the queues it serves."""
+
+    worker: str
+    want: int
+    queues: tuple[str, ...]
+
+
+def share_out(demands: list[Demand], lanes: Mapping[str, Mapping[str, bool]]) -> dict[tuple[str, str], int]:
+    """The ``max_ack_pending`` of each (queue, lane).
+
+    ``lanes`` says for each queue which of its lanes have messages waiting.  Hungry lanes share the whole want of their
+    workers, lanes without work keep a small part of it so that the first message of a burst starts at once.
+    """
+    limits: dict[tuple[str, str], int] = {}
+    for demand in demands:
+        mine = [(queue, lane, hungry) for queue in demand.queues for lane, hungry in lanes.get(queue, {}).items()]
+        hungry = sum(1 for _, _, is_hungry in mine if is_hungry)
+        calm = len(mine) - hungry
+        for queue, lane, is_hungry in mine:
+            part = demand.want / hungry if is_hungry else demand.want * (0.5 if hungry else 1.0) / calm
+            limits[queue, lane] = limits.get((queue, lane), 0) + max(_LEAST, round(part))
+    return limits
+
+
+class Shares:
+    """Keeps what workers announced and what was set, and says what has to change."""
+
+    def __init__(self) -> None:
+        self._demands: dict[str, tuple[Demand, float]] = {}
+        self._set: dict[tuple[str, str], int] = {}
+        self.changed = False
+
+    async def announced(self, message: Message) -> None:
+        """One announcement of a worker; ``want`` 0 takes it out."""
+        try:
+            body = json.loads(message.data)
+            demand = Demand(str(body["worker"]), int(body["want"]), tuple(map(str, body["queues"])))
+        except (ValueError, KeyError, TypeError):
+            _log.warning("unreadable announcement of a worker ignored")
+            return
+        before = self._demands.get(demand.worker)
+        if before is None or before[0] != demand:
+            self.changed = True
+        if demand.want <= 0:
+            self._demands.pop(demand.worker, None)
+        else:
+            self._demands[demand.worker] = (demand, time.monotonic())
+
+    @property
+    def queues(self) -> set[str]:
+        """Every queue that some live worker serves."""
+        return {queue for demand, _ in self._demands.values() for queue in demand.queues}
+
+    def changes(self, lanes: Mapping[str, Mapping[str, bool]]) -> dict[tuple[str, str], int]:
+        """Limits that differ by a quarter or more from what was set last; call :meth:`was_set` after each update."""
+        oldest = time.monotonic() - _FORGET_SECONDS
+        self._demands = {name: kept for name, kept in self._demands.items() if kept[1] > oldest}
+        self.changed = False
+        wanted = share_out([demand for demand, _ in self._demands.values()], lanes)
+        return {
+            key: limit
+            for key, limit in wanted.items()
+            if abs(limit - self._set.get(key, 0)) > _SMALLEST_CHANGE * self._set.get(key, 0)
+        }
+
+    def was_set(self, key: tuple[str, str], limit: int) -> None:
+        """Remember a successful update."""
+        self._set[key] = limit
+
+    def forget_limits(self) -> None:
+        """The consumers may be new: set every limit again."""
+        self._set.clear()

@@ -1,0 +1,189 @@
+"""The leader's day: look, drain, do the chores, sleep until something is due or somebody writes.
+
+awake   work arrives by itself: drain after drain, one look at the other tables every 50 ms, writers do not notify
+dozing  holds the sleep lock: every writer notifies, the leader sleeps until then or until the next due time
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+
+from dispatcher.bus import Bus
+from dispatcher.database import Database
+from dispatcher.errors import BusError
+from dispatcher.relay.chores import Chores
+from dispatcher.relay.drain import BATCH, Drain
+from dispatcher.relay.reconcile import Reconciler
+from dispatcher.relay.rescuer import Rescuer
+from dispatcher.relay.sleep import Sleep
+from dispatcher.settings import Settings
+from dispatcher.subjects import Subjects
+from state import chores, outbox
+
+__all__ = ["Leader"]
+
+_log = logging.getLogger("dispatcher.relay")
+
+AWAKE_ROWS = 4
+"""From so many rows in one drain on the leader stays awake, and writers are spared their NOTIFY."""
+LINGER_SECONDS = 0.002
+"""Pause between two drains while awake: doubles the batches, adds nothing when idle (reference measurement)."""
+LOOK_SECONDS = 0.05
+"""Between two looks at timers and cancel requests while awake: nobody notifies then."""
+_FOLD_SECONDS = 5.0
+_TRIM_SECONDS = 10.0
+
+
+class Leader:
+    """One term of office.  :meth:`run` returns when asked to stop and raises when a connection breaks."""
+
+    def __init__(self, settings: Settings, bus: Bus, drain: Drain, name: str) -> None:
+        subjects = Subjects(settings.namespace)
+        self._settings, self._bus, self._drain = settings, bus, drain
+        self._database = Database(settings, name, statement_timeout="30s")
+        self.sleep = Sleep(settings, name)
+        self.chores = Chores(self._database, bus, subjects)
+        self.rescuer = Rescuer(self._database, bus, subjects)
+        self.reconciler = Reconciler(self._database, bus, subjects)
+        self._stopping = False
+        self._blocked_until = 0.0
+        self._blocked_tries = 0
+        self._next_due = self._next_lease = 0.0
+        self._next_fold = self._next_trim = float("inf")
+        self._last_look = 0.0
+        self.full_look_of: dict[str, str] = {}
+        """Streams, with their creation time, that a guard found to be new: their tasks go out again."""
+
+    def stop(self) -> None:
+        """Finish the drain at hand and return from :meth:`run`."""
+        self._stopping = True
+        self.sleep.event.set()
+
+    def nudge(self) -> None:
+        """Look again now, for example because NATS is back."""
+        self._blocked_until, self._blocked_tries = 0.0, 0
+        self.sleep.hints.add("all")
+        self.sleep.event.set()
+
+    async def start(self) -> None:
+        """Listen and make the configured limit known.  Raises one of ``Transient``."""
+        await self.sleep.start()
+        await self._database.run(outbox.LIMIT, {"limit": self._settings.outbox_limit})
+
+    async def run(self) -> None:
+        """Lead until stopped.  Raises one of ``Transient`` or ``ConnectionError`` when the database is away."""
+        if self.full_look_of:
+            await self._reconcile()
+        look = True
+        while not self._stopping:
+            rows = await self._look() if look else await self._drain_all()
+            self.sleep.check()
+            if rows >= AWAKE_ROWS or self._is_blocked():
+                await self.sleep.release()
+                await asyncio.sleep(LINGER_SECONDS if rows else min(0.1, self._blocked_for()))
+                look = self._is_look_due()
+            elif not self.sleep.holds:
+                self.sleep.request()
+                await self.sleep.wait(LOOK_SECONDS)
+                look = self._pending_hints() or self.sleep.holds or self._is_look_due()
+            else:
+                look = await self._doze()
+
+    async def close(self) -> None:
+        """Give back every connection, and with them the sleep lock."""
+        await self.sleep.stop()
+        await self._database.close()
+
+    def _is_look_due(self) -> bool:
+        return time.monotonic() - self._last_look > LOOK_SECONDS
+
+    async def _doze(self) -> bool:
+        """Sleep; returns whether everything has to be looked at, not only the outbox."""
+        now = time.monotonic()
+        backstop = self._last_look + self._settings.backstop.total_seconds()
+        until = min(self._next_due, self._next_lease, self._next_fold, self._next_trim, backstop)
+        if not self.sleep.event.is_set():
+            await self.sleep.wait(until - now)
+        else:
+            self.sleep.event.clear()
+        return self._pending_hints() or time.monotonic() >= until
+
+    def _pending_hints(self) -> bool:
+        """Whether somebody announced more than outbox rows."""
+        hints, self.sleep.hints = self.sleep.hints, set()
+        return bool(hints - {"outbox"})
+
+    async def _look(self) -> int:
+        """One statement that tells what there is, then only the work it named.  Returns the rows drained."""
+        [(outbox, cancels, parked, log, due_in, lease_in)] = await self._database.run(chores.LOOK)
+        now = self._last_look = time.monotonic()
+        far = float("inf")
+        moved = 0
+        if cancels:
+            await self.chores.cancels()
+        if due_in is not None and due_in <= 0:
+            moved += await self.chores.timers()
+            due_in = await self.chores.next_due()
+        if lease_in is not None and lease_in <= 0:
+            rescued = await self.rescuer.once()
+            moved += rescued
+            lease_in = 0.5 if not rescued else 0.0
+        if parked:
+            moved += await self.chores.unpark()
+        self._next_due = far if due_in is None else now + max(0.0, due_in)
+        self._next_lease = far if lease_in is None else now + max(0.0, lease_in) + 0.01
+        rows = await self._drain_all() if outbox or moved else 0
+        await self._upkeep(now, log=log, active=bool(rows or moved or lease_in is not None))
+        return rows
+
+    async def _upkeep(self, now: float, *, log: bool, active: bool) -> None:
+        """Fold the counters and trim the dispatch log, some seconds after there was something to do."""
+        if active and self._next_fold == float("inf"):
+            self._next_fold = now + _FOLD_SECONDS
+        if now >= self._next_fold:
+            await self.chores.fold()
+            self._next_fold = float("inf")
+        if self._is_blocked():
+            return
+        if log and self._next_trim == float("inf"):
+            self._next_trim = now + _TRIM_SECONDS
+        if self.full_look_of or now >= self._next_trim:
+            await self._reconcile()
+
+    async def _reconcile(self) -> None:
+        self._next_trim = float("inf")
+        try:
+            while self.full_look_of:
+                stream, created = next(iter(self.full_look_of.items()))
+                await self.reconciler.everything(stream, created)
+                self.full_look_of.pop(stream, None)
+            await self.reconciler.once()
+        except BusError as error:
+            _log.info("reconciling later: %s", error)
+
+    async def _drain_all(self) -> int:
+        """Publish everything that waits; a broker that is away or full costs one try per back-off, never a loop."""
+        if self._is_blocked():
+            return 0
+        total = 0
+        try:
+            while rows := await self._drain.once():
+                total += rows
+                if rows < BATCH or self._stopping:
+                    break
+            self._blocked_tries = 0
+        except BusError as error:
+            self._blocked_tries += 1
+            delay = random.uniform(0.5, 1.0) * min(5.0, 0.2 * 2**self._blocked_tries)
+            self._blocked_until = time.monotonic() + delay
+            _log.warning("cannot publish, trying again in %.1f s: %s", delay, error)
+        return total
+
+    def _is_blocked(self) -> bool:
+        return time.monotonic() < self._blocked_until
+
+    def _blocked_for(self) -> float:
+        return max(0.0, self._blocked_until - time.monotonic())

@@ -1,0 +1,103 @@
+"""The reconciler: finds queued tasks whose message is lost and sends them again; trims the dispatch log on the way.
+
+Costs one broker question per lane that has log entries and one bounded statement per 20 batches; nothing while idle,
+because a log without entries has no lanes.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+from typing import Any
+
+from dispatcher.bus import Bus
+from dispatcher.database import Database
+from dispatcher.errors import BusError
+from dispatcher.subjects import Subjects
+from state import reconcile
+from state.locks import FULL_RECONCILE, advisory_key
+from state.registry import LANE_MAP
+from state.sql import Sql
+
+__all__ = ["Reconciler"]
+
+_log = logging.getLogger("dispatcher.reconciler")
+
+# A drain ends within 10 s (its session is ended by the server otherwise); the rest is room for two servers' clocks.
+_MARGIN = timedelta(seconds=30)
+_BATCHES = 20
+_NO_MESSAGE = 10037  # err_code of STREAM.MSG.GET when the subject holds nothing
+
+
+class Reconciler:
+    """Run by the leader."""
+
+    def __init__(self, database: Database, bus: Bus, subjects: Subjects) -> None:
+        self._database, self._bus, self._subjects = database, bus, subjects
+        key = advisory_key(database.schema, FULL_RECONCILE)
+        self._lock = Sql(f"SELECT pg_advisory_lock({key[0]}, {key[1]})")
+        self._unlock = Sql(f"SELECT pg_advisory_unlock({key[0]}, {key[1]})")
+
+    async def once(self) -> int:
+        """Look at every lane once; returns how many tasks were sent again.  Raises ``BusUnavailable`` or ``Transient``."""
+        entries = await self._database.run(reconcile.ENTRIES)
+        lanes = {row[0]: row for row in await self._database.run(LANE_MAP)} if entries else {}
+        total = 0
+        for lane, upto, _ in entries:
+            _, queue, name, stream = lanes[lane][:4]
+            before = await self._first_message_at(stream, self._subjects.lane(stream, queue, name))
+            total += await self._judge(lane, upto, before - _MARGIN if before else None)
+        return total
+
+    async def everything(self, stream: str, created: str) -> int:
+        """The stream was wiped, restored or made anew: every dispatch that is still queued goes out again.
+
+        Waits for every open drain first, and remembers the new creation time only after the last entry: a crash in
+        between starts over.
+        """
+        await self._database.run(self._lock)
+        try:
+            total = 0
+            lanes = {row[0] for row in await self._database.run(LANE_MAP) if row[3] == stream}
+            for lane, upto, _ in await self._database.run(reconcile.ENTRIES):
+                if lane in lanes:
+                    total += await self._judge(lane, upto, None)
+            await self._database.run(reconcile.REMEMBER_STREAM, {"name": stream, "created": created})
+        finally:
+            await self._database.run(self._unlock)
+        _log.warning("stream %s is not the one we knew: %d tasks dispatched again", stream, total)
+        return total
+
+    async def seen(self, stream: str) -> str | None:
+        """The creation time this installation last agreed with, ``None`` before the first one."""
+        rows = await self._database.run(reconcile.STREAM_SEEN, {"name": stream})
+        return rows[0][0] if rows else None
+
+    async def _judge(self, lane: int, upto: int, before: datetime | None) -> int:
+        total = 0
+        while True:
+            params: dict[str, Any] = {"lane": lane, "upto": upto, "before": before, "most": _BATCHES}
+            [(looked, gone, moved)] = await self._database.run(reconcile.RECONCILE, params)
+            total += moved
+            if moved:
+                _log.warning("%d queued tasks of lane %d had lost their message; sent again", moved, lane)
+            if looked < _BATCHES or gone == 0:
+                return total
+
+    async def _first_message_at(self, stream: str, subject: str) -> datetime | None:
+        """When the first message that the lane still holds was stored; ``None`` if it holds none."""
+        try:
+            answer = await self._bus.api(
+                f"STREAM.MSG.GET.{self._subjects.stream_name(stream)}", {"seq": 1, "next_by_subj": subject}
+            )
+        except BusError as error:
+            if error.err_code == _NO_MESSAGE:
+                return None
+            raise
+        return _parse_time(answer["message"]["time"])
+
+
+def _parse_time(text: str) -> datetime:
+    """RFC 3339 with nanoseconds, as the server writes it."""
+    head, _, fraction = text.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{head}.{(fraction or '0')[:6]:0<6}+00:00")

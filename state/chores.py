@@ -1,0 +1,40 @@
+"""Statements of the leader's small chores: forward cancel requests, and one look that tells what is left to do."""
+
+from __future__ import annotations
+
+from state.sql import Sql
+
+__all__ = ["CANCELS", "LEADER_PID", "LOOK", "STEP_DOWN"]
+
+# Everything a backstop look needs to know, in one statement: an idle system sends only this, twice a minute.
+LOOK = Sql("""
+SELECT EXISTS (SELECT 1 FROM {s}.outbox),
+       EXISTS (SELECT 1 FROM {s}.cancel_requests WHERE NOT sent),
+       EXISTS (SELECT 1 FROM {s}.parked p JOIN {s}.queues q ON q.id = p.gate_key WHERE p.gate = 1 AND NOT q.paused),
+       EXISTS (SELECT 1 FROM {s}.dispatch_log),
+       (SELECT CAST(extract(epoch FROM min(due_at) - now()) AS float8) FROM {s}.timers),
+       (SELECT CAST(extract(epoch FROM min(expires_at) - now()) AS float8) FROM {s}.sessions)
+""")
+
+CANCELS = Sql("""
+WITH unsent AS (
+    SELECT session_id, task_id FROM {s}.cancel_requests WHERE NOT sent LIMIT 1000 FOR UPDATE SKIP LOCKED
+)
+UPDATE {s}.cancel_requests c SET sent = true FROM unsent u
+WHERE c.session_id = u.session_id AND c.task_id = u.task_id RETURNING c.task_id, c.attempt
+""")
+
+# Who holds the leader's lock, by its process id.
+LEADER_PID = Sql("""
+SELECT pid FROM pg_locks
+WHERE locktype = 'advisory' AND granted AND objsubid = 2
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND CAST(classid AS bigint) = CAST(:k1 AS bigint) AND CAST(objid AS bigint) = CAST(:k2 AS bigint)
+""")
+
+# Ends every session of a leader that stopped beating, whatever it is in the middle of: its sessions share one name.
+STEP_DOWN = Sql("""
+SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity a
+WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+  AND a.application_name = (SELECT application_name FROM pg_stat_activity WHERE pid = CAST(:pid AS int))
+""")

@@ -1,0 +1,98 @@
+"""Claim: a worker's session takes the right to run a batch of tasks, and what to do with those it did not get."""
+
+from __future__ import annotations
+
+from state.sql import Sql
+
+__all__ = ["ADOPT", "CLAIM", "EXPIRE", "LOOK", "QUARANTINE"]
+
+# Guard: queued ∧ attempt ∧ no cancel ∧ not expired ∧ type known ∧ queue not paused ∧ the session lives.
+# The session row is locked FOR KEY SHARE: the rescuer's DELETE waits for us, a renewal does not.  Rows are locked in
+# id order and locked ones are skipped: a foreign row lock must stall one task, not the batch.
+CLAIM = Sql("""
+WITH alive AS MATERIALIZED (
+    SELECT id FROM {s}.sessions WHERE id = CAST(:session AS bigint) AND expires_at > now() FOR KEY SHARE
+), locked AS MATERIALIZED (
+    SELECT t.id FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS i (id, attempt)
+    JOIN {s}.tasks t ON t.id = i.id
+    WHERE t.state = 3 AND t.attempt = i.attempt AND t.flags & 1 = 0 AND t.tries < t.max_tries
+      AND (t.expires_at IS NULL OR t.expires_at > now())
+      AND t.type_id = ANY (CAST(:types AS int[]))
+      AND t.queue_id <> ALL (ARRAY(SELECT q.id FROM {s}.queues q WHERE q.paused))
+    ORDER BY t.id FOR NO KEY UPDATE OF t SKIP LOCKED
+), moved AS (
+    UPDATE {s}.tasks t
+    SET state = 4, session_id = a.id, tries = t.tries + 1, started_at = clock_timestamp(), seq = t.seq + 1, reason = NULL
+    FROM locked l, alive a WHERE t.id = l.id
+    RETURNING t.id, t.attempt, t.seq, t.queue_id, t.type_id, t.tries, t.max_tries, t.flags, t.args, t.meta, t.codec,
+              t.created_at, t.due_at
+), event AS (
+    INSERT INTO {s}.task_events (task_id, seq, from_state, to_state, attempt, session_id)
+    SELECT id, seq, 3, 4, attempt, CAST(:session AS bigint) FROM moved
+), claim AS (
+    INSERT INTO {s}.claims (session_id, batch, task_ids, attempts)
+    SELECT CAST(:session AS bigint), CAST(:batch AS bigint), array_agg(id), array_agg(attempt) FROM moved
+    HAVING count(*) > 0
+), counted AS (
+    INSERT INTO {s}.task_counts
+    SELECT m.queue_id, d.state, d.sign * count(*) FROM moved m, (VALUES (3, -1), (4, 1)) AS d (state, sign) GROUP BY 1, 2, d.sign
+)
+SELECT id, attempt, tries, max_tries, type_id, queue_id, flags, args, meta FROM moved
+""")
+
+# What became of messages the claim did not return.  ``mine``: an earlier claim of this very session whose reply got lost.
+LOOK = Sql("""
+SELECT i.id, i.attempt, t.attempt AS row_attempt, t.state, t.session_id = CAST(:session AS bigint) AS mine,
+       t.type_id = ANY (CAST(:types AS int[])) AS known, q.paused, t.expires_at <= now() AS expired, t.type_id
+FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS i (id, attempt)
+LEFT JOIN {s}.tasks t ON t.id = i.id
+LEFT JOIN {s}.queues q ON q.id = t.queue_id
+""")
+
+# A claim whose reply was lost belongs to this session already: take its tasks over and register them under this batch.
+ADOPT = Sql("""
+WITH mine AS (
+    SELECT t.id, t.attempt, t.tries, t.max_tries, t.type_id, t.queue_id, t.flags, t.args, t.meta
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS i (id, attempt)
+    JOIN {s}.tasks t ON t.id = i.id
+    WHERE t.state = 4 AND t.attempt = i.attempt AND t.session_id = CAST(:session AS bigint)
+), claim AS (
+    INSERT INTO {s}.claims (session_id, batch, task_ids, attempts)
+    SELECT CAST(:session AS bigint), CAST(:batch AS bigint), array_agg(id), array_agg(attempt) FROM mine
+    HAVING count(*) > 0
+)
+SELECT * FROM mine
+""")
+
+# Queued tasks past their expiry end as failed (expired): found by a worker at the claim, or by the expiry timer.
+EXPIRE = Sql("""
+WITH locked AS MATERIALIZED (
+    SELECT t.id FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS i (id, attempt)
+    JOIN {s}.tasks t ON t.id = i.id
+    WHERE t.state IN (2, 3, 5) AND t.attempt = i.attempt AND t.expires_at <= now()
+    ORDER BY t.id FOR NO KEY UPDATE OF t SKIP LOCKED
+), moved AS (
+    UPDATE {s}.tasks t SET state = 7, reason = 5, finished_at = now(), seq = t.seq + 1
+    FROM {s}.tasks o JOIN locked l ON l.id = o.id WHERE t.id = l.id
+    RETURNING t.id, t.attempt, t.seq, t.tenant_id, t.queue_id, t.type_id, o.state AS from_state
+), event AS (
+    INSERT INTO {s}.task_events (task_id, seq, from_state, to_state, reason, attempt)
+    SELECT id, seq, from_state, 7, 5, attempt FROM moved
+), failure AS (
+    INSERT INTO {s}.failures (task_id, tenant_id, queue_id, type_id, state, reason, error)
+    SELECT id, tenant_id, queue_id, type_id, 7, 5, 'not started before its expiry' FROM moved
+), timer AS (
+    DELETE FROM {s}.timers WHERE task_id IN (SELECT id FROM moved)
+), park AS (
+    DELETE FROM {s}.parked WHERE task_id IN (SELECT id FROM moved)
+), counted AS (
+    INSERT INTO {s}.task_counts
+    SELECT m.queue_id, d.state, sum(d.n) FROM moved m, LATERAL (VALUES (m.from_state, -1), (7, 1)) AS d (state, n)
+    GROUP BY 1, 2
+)
+SELECT id, attempt FROM moved
+""")
+
+QUARANTINE = Sql("""
+INSERT INTO {s}.quarantine (subject, payload, why, worker) VALUES (:subject, :payload, :why, :worker)
+""")

@@ -1,0 +1,108 @@
+"""Settle: write the outcome of attempts.  Guard of every statement here: running ∧ attempt ∧ session.
+
+``SUCCEED`` is the hot one.  ``LEAVE`` is every other exit from running; each of them goes to ``cancelled`` when a
+cancel was requested, and to ``failed`` when no try is left for another attempt.
+"""
+
+from __future__ import annotations
+
+from state.sql import Sql
+
+__all__ = ["LEAVE", "PROGRESS", "SUCCEED"]
+
+# Returns the tasks whose outcome was accepted; rows that were locked by others are absent and tried again one by one.
+SUCCEED = Sql("""
+WITH input AS MATERIALIZED (
+    SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:results AS bytea[])) AS i (id, attempt, result)
+), locked AS MATERIALIZED (
+    SELECT t.id FROM input i JOIN {s}.tasks t ON t.id = i.id
+    WHERE t.state = 4 AND t.attempt = i.attempt AND t.session_id = CAST(:session AS bigint)
+    ORDER BY t.id FOR NO KEY UPDATE OF t SKIP LOCKED
+), moved AS (
+    UPDATE {s}.tasks t
+    SET state = 6, session_id = NULL, reason = NULL, result = i.result, finished_at = now(), seq = t.seq + 1
+    FROM locked l JOIN input i ON i.id = l.id WHERE t.id = l.id
+    RETURNING t.id, t.attempt, t.seq, t.queue_id, t.flags
+), event AS (
+    INSERT INTO {s}.task_events (task_id, seq, from_state, to_state, attempt, session_id)
+    SELECT id, seq, 4, 6, attempt, CAST(:session AS bigint) FROM moved
+), done AS (
+    DELETE FROM {s}.claims WHERE session_id = CAST(:session AS bigint) AND batch = ANY (CAST(:batches AS bigint[]))
+), asked AS (
+    DELETE FROM {s}.cancel_requests WHERE session_id = CAST(:session AS bigint)
+      AND task_id IN (SELECT id FROM moved WHERE flags & 1 = 1)
+), counted AS (
+    INSERT INTO {s}.task_counts
+    SELECT m.queue_id, d.state, d.sign * count(*) FROM moved m, (VALUES (4, -1), (6, 1)) AS d (state, sign) GROUP BY 1, 2, d.sign
+)
+SELECT id FROM moved
+""")
+
+# :to is the wanted state: 5 retrying, 2 scheduled (snooze, release with delay), 3 queued (release), 7 failed, 8 cancelled.
+# :refund gives the try back (snooze and release).  :delay in seconds, ignored where no timer is needed.
+LEAVE = Sql("""
+WITH input AS MATERIALIZED (
+    SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:to AS int[]), CAST(:reasons AS int[]),
+                         CAST(:delays AS float8[]), CAST(:refunds AS int[]), CAST(:details AS text[]))
+        AS i (id, attempt, wanted, reason, delay, refund, detail)
+), locked AS MATERIALIZED (
+    SELECT t.id, i.delay, i.refund, i.detail,
+           CASE WHEN t.flags & 1 = 1 THEN 8
+                WHEN i.wanted = 5 AND t.tries >= t.max_tries THEN 7
+                ELSE i.wanted END AS goal,
+           CASE WHEN t.flags & 1 = 1 THEN 7
+                WHEN i.wanted = 5 AND t.tries >= t.max_tries AND i.reason = 11 THEN 1
+                ELSE i.reason END AS why
+    FROM input i JOIN {s}.tasks t ON t.id = i.id
+    WHERE t.state = 4 AND t.attempt = i.attempt AND t.session_id = CAST(:session AS bigint)
+    ORDER BY t.id FOR NO KEY UPDATE OF t SKIP LOCKED
+), moved AS (
+    UPDATE {s}.tasks t
+    SET state = l.goal, session_id = NULL, reason = l.why, seq = t.seq + 1,
+        attempt = t.attempt + CASE WHEN l.goal < 6 THEN 1 ELSE 0 END,
+        tries = t.tries - CASE WHEN l.goal < 6 THEN l.refund ELSE 0 END,
+        due_at = CASE WHEN l.goal IN (2, 5) THEN now() + make_interval(secs => l.delay) ELSE t.due_at END,
+        finished_at = CASE WHEN l.goal >= 6 THEN now() END
+    FROM locked l WHERE t.id = l.id
+    RETURNING t.id, t.attempt, t.dispatch, t.seq, t.tenant_id, t.queue_id, t.lane_id, t.type_id, t.state, t.reason,
+              t.due_at, t.flags, CAST(l.detail AS jsonb) AS detail
+), event AS (
+    INSERT INTO {s}.task_events (task_id, seq, from_state, to_state, reason, attempt, session_id, detail)
+    SELECT id, seq, 4, state, reason, attempt - CASE WHEN state < 6 THEN 1 ELSE 0 END, CAST(:session AS bigint), detail
+    FROM moved
+), timer AS (
+    INSERT INTO {s}.timers (task_id, kind, attempt, due_at)
+    SELECT id, 1, attempt, due_at FROM moved WHERE state IN (2, 5)
+    ON CONFLICT (task_id, kind) DO UPDATE SET attempt = excluded.attempt, due_at = excluded.due_at
+), again AS (
+    INSERT INTO {s}.outbox (task_id, attempt, dispatch, lane_id)
+    SELECT id, attempt, dispatch, lane_id FROM moved WHERE state = 3
+), failure AS (
+    INSERT INTO {s}.failures (task_id, tenant_id, queue_id, type_id, state, reason, error, fingerprint)
+    SELECT id, tenant_id, queue_id, type_id, state, reason,
+           left(CASE WHEN detail ? 'type' THEN (detail ->> 'type') || ': ' || (detail ->> 'message') ELSE detail ->> 'message' END, 2000),
+           decode(detail ->> 'fingerprint', 'hex')
+    FROM moved WHERE state >= 7
+), done AS (
+    DELETE FROM {s}.claims WHERE session_id = CAST(:session AS bigint) AND batch = ANY (CAST(:batches AS bigint[]))
+), asked AS (
+    DELETE FROM {s}.cancel_requests WHERE session_id = CAST(:session AS bigint)
+      AND task_id IN (SELECT id FROM moved WHERE flags & 1 = 1)
+), counted AS (
+    INSERT INTO {s}.task_counts
+    SELECT m.queue_id, d.state, sum(d.n) FROM moved m, LATERAL (VALUES (4, -1), (CAST(m.state AS int), 1)) AS d (state, n)
+    GROUP BY 1, 2
+)
+SELECT id, state FROM moved
+""")
+
+PROGRESS = Sql("""
+INSERT INTO {s}.progress (task_id, attempt, fraction, message)
+SELECT i.id, i.attempt, i.fraction, i.message
+FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:fractions AS real[]), CAST(:messages AS text[]))
+    AS i (id, attempt, fraction, message)
+JOIN {s}.tasks t ON t.id = i.id AND t.state = 4 AND t.attempt = i.attempt AND t.session_id = CAST(:session AS bigint)
+ORDER BY i.id
+ON CONFLICT (task_id) DO UPDATE
+    SET attempt = excluded.attempt, fraction = excluded.fraction, message = excluded.message, at = now()
+""")

@@ -1,0 +1,3 @@
+"""Lists the fixture plugins, nothing else."""
+
+pytest_plugins = ["tests.fixtures.environment", "tests.fixtures.servers"]

@@ -1,0 +1,105 @@
+"""Every use on this page must be accepted by mypy --strict and pyright."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, assert_type
+from uuid import UUID
+
+import psycopg
+from pydantic import BaseModel, SecretStr
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
+
+from dispatcher import Call, Cancel, Dispatcher, Retry, RetryIn, Secret, Snooze, Task, TaskInfo, TaskType
+
+
+class Receipt(BaseModel):
+    order_id: int
+
+
+app = Dispatcher("shop")
+
+
+@app.task(queue="billing", retry=Retry(max_attempts=5, on=(OSError,)), timeout=30)
+async def charge(order_id: int, *, currency: str = "EUR") -> Receipt:
+    if order_id < 0:
+        raise Cancel("no such order")
+    if order_id == 0:
+        raise RetryIn(30)
+    return Receipt(order_id=order_id)
+
+
+@app.task
+def thumbnail(path: str, size: tuple[int, int] = (64, 64)) -> bytes:
+    raise Snooze(timedelta(minutes=1))
+
+
+@app.task()
+def login(user: str, password: SecretStr, token: Annotated[str, Secret] = "") -> None: ...
+
+
+def synchronous(
+    session: Session,
+    scoped: scoped_session[Session],
+    connection: Connection,
+    raw: psycopg.Connection[Any],
+    rows: psycopg.Connection[dict[str, Any]],
+) -> None:
+    assert_type(charge.enqueue(session, 1), Task[Receipt])
+    assert_type(charge.enqueue(scoped, 1, currency="USD"), Task[Receipt])
+    assert_type(thumbnail.enqueue(connection, "a.png"), Task[bytes])
+    assert_type(thumbnail.enqueue(raw, "a.png", (1, 2)), Task[bytes])
+    assert_type(login.enqueue(rows, "u", password=SecretStr("x")), Task[None])
+    task = charge.options(key="order-1", delay=timedelta(minutes=1), tags=["a"]).enqueue(session, 1)
+    assert_type(task, Task[Receipt])
+    assert_type(task.id, UUID)
+    assert_type(task.created, bool)
+    assert_type(task.wait_blocking(timeout=10), Receipt)
+    assert_type(task.result(session), Receipt)
+    assert_type(app.enqueue_many(session, (charge.call(i) for i in range(3))), list[Task[Receipt]])
+    assert_type(app.enqueue_many(raw, [thumbnail.call("a")]), list[Task[bytes]])
+    assert_type(app.get(session, task.id), TaskInfo)
+    app.list(session, state="failed", limit=10)
+    app.cancel(session, task.id)
+    mixed: list[Call[Any]] = [charge.call(1), thumbnail.call("a")]
+    assert_type(app.enqueue_many(session, mixed), list[Task[Any]])
+
+
+async def asynchronous(
+    session: AsyncSession,
+    scoped: async_scoped_session[AsyncSession],
+    connection: AsyncConnection,
+    raw: psycopg.AsyncConnection[Any],
+) -> None:
+    assert_type(await charge.enqueue(session, 1), Task[Receipt])
+    assert_type(await charge.enqueue(scoped, 1, currency="USD"), Task[Receipt])
+    assert_type(await thumbnail.enqueue(connection, "a.png"), Task[bytes])
+    task = await charge.options(run_at=datetime.now(UTC)).enqueue(raw, 1)
+    assert_type(await task.wait(timeout=timedelta(seconds=1)), Receipt)
+    assert_type(await task.result(session), Receipt)
+    assert_type(await app.enqueue_many(session, [charge.call(1)]), list[Task[Receipt]])
+    assert_type(await app.get(session, task.id), TaskInfo)
+    await app.retry(connection, task.id)
+    await asyncio.gather(charge.enqueue(session, 1), charge.enqueue(session, 2))
+    later: Coroutine[Any, Any, Task[Receipt]] = charge.enqueue(session, 1)
+    await later
+    assert_type(await charge(1), Receipt)
+    await app.close()
+
+
+def calls() -> None:
+    call = charge.call(1, currency="USD")
+    assert_type(call, Call[Receipt])
+    assert_type(call.options(queue="fast", lane="high", max_attempts=1), Call[Receipt])
+    assert_type(call.statement(), tuple[str, list[Any]])
+    call.statement(style="format")
+    assert_type(thumbnail("a"), bytes)
+    assert_type(charge.handle("01a20297-6d34-759c-868e-6eb6c00352d6"), Task[Receipt])
+
+
+def generic(task_type: TaskType[[int], Receipt, Receipt], session: Session) -> Task[BaseModel]:
+    return task_type.enqueue(session, 1)

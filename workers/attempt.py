@@ -1,0 +1,89 @@
+"""One claimed attempt on its way through the worker: delivery, session, handler, outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+from uuid import UUID
+
+from dispatcher.context import Context
+from dispatcher.task import TaskType
+from state.machine import Reason, State
+from workers.session import Session
+
+__all__ = ["Attempt", "Delivery", "Outcome", "Stop"]
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A message that waits here to be claimed."""
+
+    task_id: UUID
+    attempt: int
+    reply: str
+    subject: str
+    received_at: float
+    more_replies: list[str] = field(default_factory=list)
+    """Replies of further messages for the same attempt: all are acked together."""
+
+    @property
+    def replies(self) -> list[str]:
+        """Every reply to acknowledge."""
+        return [self.reply, *self.more_replies]
+
+
+class Stop(Enum):
+    """Who stopped a handler, which decides what its end means."""
+
+    CANCEL = "cancel"
+    TIMEOUT = "timeout"
+    RELEASE = "release"
+    FENCE = "fence"
+
+
+@dataclass(slots=True, frozen=True)
+class Outcome:
+    """How an attempt ended, as the settle statement wants it."""
+
+    to: State
+    result: bytes | None = None
+    reason: Reason | None = None
+    delay: float = 0.0
+    refund: int = 0
+    detail: dict[str, Any] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """A task this worker runs.  ``outcome`` is set exactly once."""
+
+    delivery: Delivery
+    session: Session
+    batch: int
+    tries: int
+    max_tries: int
+    task_type: TaskType[Any, Any, Any]
+    queue_id: int
+    args: bytes
+    meta: dict[str, Any]
+    context: Context | None = None
+    job: asyncio.Future[Any] | None = None
+    stop: Stop | None = None
+    outcome: Outcome | None = None
+    started_at: float = 0.0
+    shown_at: float = 0.0
+    in_thread: bool = False
+    decided: bool = False
+    """Settled, or refused for good."""
+
+    @property
+    def task_id(self) -> UUID:
+        """The task's id."""
+        return self.delivery.task_id
+
+    @property
+    def number(self) -> int:
+        """The attempt number: the fence."""
+        return self.delivery.attempt

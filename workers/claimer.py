@@ -1,0 +1,223 @@
+"""Claims what has gathered in the inbox, batch by batch, and decides about every message it did not get.
+
+Natural batching: a batch is what arrived while the last statement was in flight.  No timer at low load; a pause of 2 ms
+only when the last batch had several tasks, which doubles the batches of many small transactions (reference measurement).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+from psycopg.rows import TupleRow
+
+from dispatcher.bus import Bus, Message
+from dispatcher.database import Database, Transient, pause_before_retry
+from dispatcher.task import TaskType
+from state import claims, requests
+from state.machine import State
+from workers.attempt import Attempt, Delivery
+from workers.inbox import Inbox, deliveries_of
+from workers.session import Session
+from workers.sessions import Sessions
+
+__all__ = ["BATCH", "Claimer"]
+
+_log = logging.getLogger("dispatcher.claim")
+
+BATCH = 500
+_LINGER_SECONDS = 0.002
+
+
+class Claimer:
+    """``room()`` says how many more tasks may be claimed now; ``start(attempts)`` runs them."""
+
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        inbox: Inbox,
+        sessions: Sessions,
+        types: Mapping[int, TaskType[Any, Any, Any]],
+        worker: str,
+        room: Callable[[], int],
+        start: Callable[[list[Attempt]], None],
+        held: Mapping[UUID, Attempt],
+    ) -> None:
+        self._database, self._bus, self._inbox, self._sessions = database, bus, inbox, sessions
+        self._types, self._type_ids, self._worker = types, list(types), worker
+        self._room, self._start, self._held = room, start, held
+        self.has_room = asyncio.Event()
+        self.counts = {"claimed": 0, "stale": 0, "quarantined": 0, "parked": 0, "unknown_type": 0, "expired": 0}
+        """What became of deliveries since the start."""
+
+    async def run(self) -> None:
+        """Claim until cancelled; outages of the database are waited out with the messages given back."""
+        tries = 0
+        while True:
+            await self._inbox.arrived.wait()
+            most = min(BATCH, self._room())
+            if most <= 0:
+                self.has_room.clear()
+                await self.has_room.wait()
+                continue
+            batch = self._inbox.take(most)
+            try:
+                got = await self._claim(batch)
+                tries = 0
+            except Transient as error:
+                tries += 1
+                _log.warning("claim failed, the database is away: %s", str(error).strip().split("\n")[0])
+                await self._give_back(batch)
+                await self._database.close()
+                await pause_before_retry(tries)
+                continue
+            if got > 1 and got < most // 2:
+                await asyncio.sleep(_LINGER_SECONDS)
+
+    async def _claim(self, batch: list[Delivery]) -> int:
+        batch = [delivery for delivery in batch if not await self._is_held(delivery)]
+        if not batch:
+            return 0
+        session = await self._sessions.current()
+        by_id = {delivery.task_id: delivery for delivery in sorted(batch, key=lambda delivery: delivery.attempt)}
+        batch = sorted(by_id.values(), key=lambda delivery: delivery.task_id)
+        number, session.next_batch = session.next_batch, session.next_batch + 1
+        params = self._params(session, batch) | {"batch": number}
+        try:
+            rows = await self._database.run(claims.CLAIM, params)
+        except Transient:
+            # Whether it was committed is unknown.  What it claimed is found through the session, which takes no more.
+            self._sessions.doubt(session)
+            raise
+        self._adopt(session, number, rows, by_id)
+        if len(rows) < len(batch):
+            got = {row[0] for row in rows}
+            await self._missed(session, [delivery for delivery in batch if delivery.task_id not in got])
+        return len(rows)
+
+    def _params(self, session: Session, batch: list[Delivery]) -> dict[str, Any]:
+        return {
+            "session": session.id,
+            "ids": [delivery.task_id for delivery in batch],
+            "attempts": [delivery.attempt for delivery in batch],
+            "types": self._type_ids,
+        }
+
+    def _adopt(self, session: Session, number: int, rows: list[TupleRow], by_id: dict[UUID, Delivery]) -> None:
+        if not rows:
+            return
+        types = self._types
+        attempts = [
+            Attempt(by_id[task], session, number, tries, max_tries, types[type_id], queue_id, args, meta)
+            for task, _, tries, max_tries, type_id, queue_id, _, args, meta in rows
+        ]
+        session.held += len(attempts)
+        session.left_in_batch[number] = len(attempts)
+        self.counts["claimed"] += len(attempts)
+        self._start(attempts)
+
+    async def _is_held(self, delivery: Delivery) -> bool:
+        """A second message for an attempt that runs here: it shares the fate of the first."""
+        mine = self._held.get(delivery.task_id)
+        if mine is None or mine.number != delivery.attempt or mine.session.lost:
+            return False
+        mine.delivery.more_replies.extend(delivery.replies)
+        return True
+
+    async def _give_back(self, batch: list[Delivery]) -> None:
+        """No database: 1 to 5 s later, to whoever reaches it."""
+        for delivery in batch:
+            await self._bus.nak(delivery.replies, random.uniform(1.0, 5.0))
+
+    async def _missed(self, session: Session, missed: list[Delivery]) -> None:
+        """Decide about each delivery that was not claimed, by what its row says now."""
+        by_key = {(delivery.task_id, delivery.attempt): delivery for delivery in missed}
+        groups: dict[str, list[Delivery]] = {}
+        for row in await self._database.run(claims.LOOK, self._params(session, missed)):
+            groups.setdefault(_verdict(row), []).append(by_key[row[0], row[1]])
+        for verdict, deliveries in groups.items():
+            await getattr(self, f"_{verdict}")(session, deliveries)
+
+    async def _stale(self, session: Session, deliveries: list[Delivery]) -> None:
+        """Somebody else has it or had it, or it ended: the message has nothing to say any more."""
+        self.counts["stale"] += len(deliveries)
+        for delivery in deliveries:
+            await self._bus.ack(delivery.replies)
+
+    async def _mine(self, session: Session, deliveries: list[Delivery]) -> None:
+        """An earlier claim of this very session whose reply was lost: adopt it."""
+        number, session.next_batch = session.next_batch, session.next_batch + 1
+        rows = await self._database.run(claims.ADOPT, self._params(session, deliveries) | {"batch": number})
+        self._adopt(session, number, rows, {delivery.task_id: delivery for delivery in deliveries})
+
+    async def _locked(self, session: Session, deliveries: list[Delivery]) -> None:
+        """Only skipped because its row was locked for a moment: try again, one by one if there are few."""
+        await asyncio.sleep(_LINGER_SECONDS)
+        self._inbox.put_back(deliveries)
+
+    async def _unknown_type(self, session: Session, deliveries: list[Delivery]) -> None:
+        """No code for it here: give it to another worker, without haste and without a write."""
+        self.counts["unknown_type"] += len(deliveries)
+        for delivery in deliveries:
+            await self._bus.nak(delivery.replies, min(30.0, deliveries_of(delivery.reply) * random.uniform(1.0, 2.0)))
+
+    async def _paused(self, session: Session, deliveries: list[Delivery]) -> None:
+        """Its queue is paused: park it, so that the message need not be kept going round."""
+        params = self._params(session, deliveries)
+        parked = {
+            row[0] for row in await self._database.run(requests.PARK, {key: params[key] for key in ("ids", "attempts")})
+        }
+        self.counts["parked"] += len(parked)
+        for delivery in deliveries:
+            if delivery.task_id in parked:
+                await self._bus.ack(delivery.replies)
+        self._inbox.put_back([delivery for delivery in deliveries if delivery.task_id not in parked])
+
+    async def _expired(self, session: Session, deliveries: list[Delivery]) -> None:
+        params = self._params(session, deliveries)
+        await self._database.run(claims.EXPIRE, {key: params[key] for key in ("ids", "attempts")})
+        self.counts["expired"] += len(deliveries)
+        self._inbox.put_back(deliveries)
+
+    async def _foreign(self, session: Session, deliveries: list[Delivery]) -> None:
+        """No such task, or an attempt that does not exist yet: keep the evidence, never run it."""
+        for delivery in deliveries:
+            payload = delivery.task_id.bytes + delivery.attempt.to_bytes(4, "big")
+            await self._quarantine(delivery.subject, payload, "no such task or attempt", delivery.replies)
+
+    async def unreadable(self, message: Message, why: str) -> None:
+        """A message that is not one of ours."""
+        await self._quarantine(message.subject, message.data[:1000], why, [message.reply])
+
+    async def _quarantine(self, subject: str, payload: bytes, why: str, replies: list[str]) -> None:
+        self.counts["quarantined"] += 1
+        _log.warning("message on %s quarantined: %s", subject, why)
+        params = {"subject": subject, "payload": bytes(payload), "why": why, "worker": self._worker}
+        try:
+            await self._database.run(claims.QUARANTINE, params)
+        except Transient:
+            await self._bus.nak(replies, random.uniform(1.0, 5.0))
+            return
+        await self._bus.ack(replies)
+
+
+def _verdict(row: TupleRow) -> str:
+    """What became of one delivery: the name of the method that deals with it."""
+    _, attempt, row_attempt, state, mine, known, paused, expired, _ = row
+    if row_attempt is None or attempt > row_attempt:
+        return "foreign"
+    if attempt < row_attempt or state not in (State.QUEUED, State.RUNNING):
+        return "stale"
+    if state == State.RUNNING:
+        return "mine" if mine else "stale"
+    if expired:
+        return "expired"
+    if not known:
+        return "unknown_type"
+    return "paused" if paused else "locked"

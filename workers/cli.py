@@ -1,0 +1,104 @@
+"""``dispatcher worker module:app``: run a worker until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from typing import Annotated
+
+import typer
+
+from dispatcher.app import Dispatcher
+from dispatcher.bus import Bus
+from dispatcher.cli.options import (
+    DatabaseUrl,
+    Namespace,
+    NatsUrl,
+    Schema,
+    StreamsConf,
+    load_settings,
+    require_database,
+    require_nats,
+)
+from dispatcher.cli.output import guard
+from dispatcher.load import load_app
+from dispatcher.logs import configure_logging
+from dispatcher.options import check_queue_name
+from dispatcher.settings import Settings
+from dispatcher.streams.config import load
+from state.migrate import check_schema_version
+from workers.runtime import Worker
+
+__all__ = ["command", "run_worker"]
+
+_log = logging.getLogger("dispatcher.worker")
+
+
+async def run_worker(
+    app: Dispatcher, settings: Settings, *, queues: list[str], slots: int, name: str | None = None, burst: bool = False
+) -> None:
+    """Connect, work, and drain at the first SIGTERM or SIGINT; the second one ends the process at once."""
+    bus = await Bus.connect(settings, name="dispatcher worker")
+    try:
+        worker = Worker(
+            app, settings, load(settings.streams_conf), bus, queues=queues, slots=slots, name=name, burst=burst
+        )
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, os._exit, 1)
+            _log.info("draining; a second signal stops at once")
+            worker.drain()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        await worker.run()
+    finally:
+        await bus.close()
+
+
+def command(
+    app: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Where the Dispatcher is, for example shop:app.")],
+    queues: Annotated[
+        list[str] | None, typer.Option("--queues", "-q", help="Queues to serve, comma separated or repeated.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, max=10_000, help="Tasks at a time.")] = 16,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Shown in listings; host and process id by default.")
+    ] = None,
+    burst: Annotated[bool, typer.Option("--burst", help="Stop when nothing waits any more.")] = False,
+    grace: Annotated[
+        float | None, typer.Option("--grace", min=0, help="Seconds that running tasks get to finish at a stop.")
+    ] = None,
+    lease: Annotated[
+        float | None, typer.Option("--lease", min=2, help="Seconds of silence after which tasks go to others.")
+    ] = None,
+    database_url: DatabaseUrl = None,
+    nats_url: NatsUrl = None,
+    schema: Schema = None,
+    namespace: Namespace = None,
+    streams_conf: StreamsConf = None,
+    log_format: Annotated[str, typer.Option("--log-format", help="auto, pretty or json.")] = "auto",
+) -> None:
+    """Run tasks that are pushed from the named queues."""
+    with guard():
+        settings = load_settings(
+            database_url=database_url,
+            nats_url=nats_url,
+            db_schema=schema,
+            namespace=namespace,
+            streams_conf=streams_conf,
+            grace=grace,
+            lease=lease,
+        )
+        require_nats(settings)
+        names = [part.strip() for text in queues or ["default"] for part in text.split(",") if part.strip()]
+        for queue in names:
+            check_queue_name(queue)
+        dispatcher = load_app(app)
+        configure_logging(log_format)
+        check_schema_version(require_database(settings), settings.db_schema)
+        asyncio.run(run_worker(dispatcher, settings, queues=names, slots=concurrency, name=name, burst=burst))

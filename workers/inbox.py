@@ -1,0 +1,113 @@
+"""Flow control that stays push: bounded buffers per lane, and refusals with a growing, jittered delay when they are full.
+
+The subscriptions stay up all the time.  UNSUB and SUB to pause the flow lose deliveries until their ack timer ends
+(measured); refusing with 2 to 64 ms lets a free worker take the message within milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+from uuid import UUID
+
+from dispatcher.bus import Bus, Message
+from dispatcher.wire import decode
+from workers.attempt import Delivery
+
+__all__ = ["Inbox", "deliveries_of"]
+
+_FIRST_DELAY, _LONGEST_DELAY, _SATURATED_DELAY = 0.002, 0.064, 1.0
+_SATURATED_AFTER = 1.0
+
+
+def deliveries_of(reply: str) -> int:
+    """How often the server delivered this message, this time included: a token of its reply subject.
+
+    ``$JS.ACK.<stream>.<consumer>.<delivered>…`` or, since 2.10 with a domain, two tokens more before the stream.
+    """
+    tokens = reply.split(".")
+    try:
+        return int(tokens[4] if len(tokens) == 9 else tokens[6])
+    except (IndexError, ValueError):
+        return 1
+
+
+class Inbox:
+    """Messages that wait here to be claimed, the most urgent lane first."""
+
+    def __init__(
+        self, bus: Bus, unreadable: Callable[[Message, str], Coroutine[Any, Any, None]], limit: Callable[[], int]
+    ) -> None:
+        self._bus, self._unreadable, self._limit = bus, unreadable, limit
+        self._lanes: dict[int, deque[Delivery]] = {}
+        self._waiting: dict[tuple[UUID, int], Delivery] = {}
+        self.closed = False
+        """Whether everything is refused: the worker drains."""
+        self.arrived = asyncio.Event()
+        self.refused = 0
+        self._full_since: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def receiver(self, priority: int) -> Callable[[Message], Coroutine[Any, Any, None]]:
+        """The callback for the subscription of a lane; the smaller ``priority`` goes first."""
+        lane = self._lanes.setdefault(priority, deque())
+        self._lanes = dict(sorted(self._lanes.items()))
+
+        async def receive(message: Message) -> None:
+            try:
+                reference = decode(message.data)
+            except ValueError as error:
+                await self._unreadable(message, str(error))
+                return
+            key = (reference.task_id, reference.attempt)
+            twin = self._waiting.get(key)
+            if twin is not None:
+                twin.more_replies.append(message.reply)
+            elif self.closed or len(self._waiting) >= self._limit():
+                await self._refuse(message)
+            else:
+                self._full_since = None
+                delivery = Delivery(*key, message.reply, message.subject, time.monotonic())
+                self._waiting[key] = delivery
+                lane.append(delivery)
+                self.arrived.set()
+
+        return receive
+
+    async def _refuse(self, message: Message) -> None:
+        self.refused += 1
+        if self.closed:
+            await self._bus.nak([message.reply], 0)
+            return
+        now = time.monotonic()
+        self._full_since = self._full_since or now
+        longest = _SATURATED_DELAY if now - self._full_since > _SATURATED_AFTER else _LONGEST_DELAY
+        delay = min(longest, _FIRST_DELAY * 2 ** min(deliveries_of(message.reply) - 1, 16))
+        await self._bus.nak([message.reply], delay * random.uniform(0.75, 1.25))
+
+    def take(self, most: int) -> list[Delivery]:
+        """Up to ``most`` deliveries, urgent lanes first."""
+        taken: list[Delivery] = []
+        for lane in self._lanes.values():
+            while lane and len(taken) < most:
+                delivery = lane.popleft()
+                del self._waiting[delivery.task_id, delivery.attempt]
+                taken.append(delivery)
+        if not self._waiting:
+            self.arrived.clear()
+        return taken
+
+    def put_back(self, deliveries: list[Delivery]) -> None:
+        """Return deliveries to the front: their rows were locked by somebody else for a moment."""
+        first = next(iter(self._lanes.values()))
+        for delivery in reversed(deliveries):
+            self._waiting[delivery.task_id, delivery.attempt] = delivery
+            first.appendleft(delivery)
+        if deliveries:
+            self.arrived.set()

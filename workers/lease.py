@@ -1,0 +1,142 @@
+"""The lease thread: renews this worker's sessions where no handler can block it, and fences when it cannot.
+
+Deadlines are counted from before a renewal was sent, by the monotonic clock; PostgreSQL decides by its own.  Two margins
+before the end the handlers are told to stop, one margin before it a process that still runs a plain function leaves:
+from then on another worker may run the same task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import TupleRow
+
+from dispatcher.database import connect_sync
+from dispatcher.settings import Settings
+from state.sessions import RENEW
+from workers.session import Session
+
+__all__ = ["LeaseKeeper"]
+
+_log = logging.getLogger("dispatcher.lease")
+
+_EXIT_CODE = 70
+
+
+class LeaseKeeper:
+    """Callbacks are called in the event loop: ``cancel(session, task, attempt)`` and ``lost(session)``."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        boot_id: UUID,
+        cancel: Callable[[Session, UUID, int], None],
+        lost: Callable[[Session], None],
+        must_leave: Callable[[Session], bool],
+    ) -> None:
+        self._settings, self._boot_id = settings, boot_id
+        self._cancel, self._lost, self._must_leave = cancel, lost, must_leave
+        self._lease = settings.lease.total_seconds()
+        self._margin = min(2.0, self._lease / 5)
+        self._loop = asyncio.get_running_loop()
+        self._wake = threading.Condition()
+        self._sessions: dict[Session, float] = {}
+        self._stopped = False
+        self._connection: psycopg.Connection[TupleRow] | None = None
+        self._thread = threading.Thread(target=self._run, name="dispatcher-lease", daemon=True)
+        self._thread.start()
+
+    def watch(self, session: Session) -> None:
+        """Keep renewing ``session``, first after a third of the lease."""
+        with self._wake:
+            self._sessions[session] = time.monotonic() + self._lease / 3
+            self._wake.notify()
+
+    def forget(self, session: Session) -> None:
+        """The session is closed, or may end."""
+        with self._wake:
+            self._sessions.pop(session, None)
+
+    def stop(self) -> None:
+        """End the thread; sessions that are still watched end with their lease."""
+        with self._wake:
+            self._stopped = True
+            self._wake.notify()
+        self._thread.join(timeout=2)
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                if self._stopped:
+                    break
+                if not self._sessions:
+                    self._close()
+                    self._wake.wait()
+                    continue
+                session, at = min(self._sessions.items(), key=lambda item: item[1])
+                pause = at - time.monotonic()
+                if pause > 0:
+                    self._wake.wait(pause)
+                    continue
+            self._renew(session)
+        self._close()
+
+    def _renew(self, session: Session) -> None:
+        sent = time.monotonic()
+        try:
+            if self._connection is None or self._connection.closed:
+                limit = f"{max(200, int(self._margin * 1000))}ms"
+                self._connection = connect_sync(self._settings, "dispatcher worker lease", statement_timeout=limit)
+            params = {"session": session.id, "boot": self._boot_id}
+            cursor = self._connection.cursor(binary=True)
+            rows = cursor.execute(RENEW.psycopg(self._settings.db_schema), params).fetchall()  # type: ignore[call-overload]
+        except psycopg.Error as error:
+            self._close()
+            self._failed(session, str(error).strip().split("\n")[0])
+            return
+        if not rows:
+            self.forget(session)
+            _log.error("session %d was rescued; its handlers are stopped", session.id)
+            self._call(self._lost, session)
+            return
+        session.deadline = sent + self._lease
+        self._again(session, sent + self._lease / 3)
+        for _, task_id, attempt in rows:
+            if task_id is not None:
+                self._call(self._cancel, session, task_id, attempt)
+
+    def _failed(self, session: Session, why: str) -> None:
+        """The database did not answer: try again soon, and stop the handlers while the lease certainly holds."""
+        left = session.deadline - time.monotonic()
+        _log.warning("lease not renewed, %.1f s left: %s", left, why)
+        if left <= self._margin and self._must_leave(session):
+            _log.critical("a plain function still runs at the end of the lease; this process leaves")
+            os._exit(_EXIT_CODE)
+        if left <= 2 * self._margin and not session.lost:
+            self._call(self._lost, session)
+        if left <= 0 and not self._must_leave(session):
+            self.forget(session)
+            return
+        self._again(session, time.monotonic() + random.uniform(0.05, min(0.5, self._margin / 2)))
+
+    def _again(self, session: Session, at: float) -> None:
+        with self._wake:
+            if session in self._sessions:
+                self._sessions[session] = at
+
+    def _call(self, function: Callable[..., None], *args: object) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *args)
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()

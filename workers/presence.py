@@ -1,0 +1,79 @@
+"""Presence and control over core NATS: who is here, what it wants, which attempt to stop.  PostgreSQL is not asked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+from uuid import UUID
+
+from dispatcher.bus import Bus, Message, Subscription
+from dispatcher.subjects import Subjects
+from dispatcher.wire import decode_cancel
+
+__all__ = ["Presence"]
+
+_log = logging.getLogger("dispatcher.presence")
+
+_ANNOUNCE_SECONDS = 10.0
+_LOOK_SECONDS = 0.25
+_SMALLEST_CHANGE = 0.25
+
+
+class Presence:
+    """Announces the worker's demand every 10 s and on every change by a quarter; answers who asks for workers."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        subjects: Subjects,
+        describe: Callable[[], dict[str, Any]],
+        want: Callable[[], int],
+        cancel: Callable[[UUID, int], None],
+    ) -> None:
+        self._bus, self._subjects = bus, subjects
+        self._describe, self._want, self._cancel = describe, want, cancel
+        self._subscriptions: list[Subscription] = []
+        self.announced = want()
+        """What the leader was told last, and may still count on."""
+
+    async def start(self) -> None:
+        """Listen for questions and cancel requests."""
+        self._subscriptions = [
+            await self._bus.subscribe(self._subjects.workers, self._asked),
+            await self._bus.subscribe(self._subjects.cancel, self._cancelled),
+        ]
+
+    async def run(self) -> None:
+        """Announce until cancelled."""
+        silent = _ANNOUNCE_SECONDS
+        while True:
+            want = self._want()
+            if silent >= _ANNOUNCE_SECONDS or abs(want - self.announced) > _SMALLEST_CHANGE * self.announced:
+                await self._announce(want)
+                self.announced, silent = want, 0.0
+            await asyncio.sleep(_LOOK_SECONDS)
+            silent += _LOOK_SECONDS
+
+    async def _announce(self, want: int) -> None:
+        about = self._describe()
+        body = {"worker": f"{about['worker']}/{about['boot_id']}", "want": want, "queues": about["queues"]}
+        await self._bus.publish(self._subjects.demand, json.dumps(body).encode())
+
+    async def _asked(self, message: Message) -> None:
+        if message.reply:
+            await self._bus.publish(message.reply, json.dumps(self._describe()).encode())
+
+    async def _cancelled(self, message: Message) -> None:
+        with suppress(ValueError):
+            for task_id, attempt in decode_cancel(message.data):
+                self._cancel(task_id, attempt)
+
+    async def stop(self) -> None:
+        """Say good-bye, so that the leader need not wait for the silence."""
+        await self._announce(0)
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()

@@ -1,0 +1,36 @@
+"""A session: this worker's right to hold tasks, one id per busy period.  Never revived, never shared by two processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["Session"]
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """Renewed by the lease thread until it is closed, lost, or left to end.  Times are monotonic seconds."""
+
+    id: int
+    deadline: float
+    """Until when the lease certainly holds: counted from before the request was sent."""
+    held: int = 0
+    """Attempts not settled yet."""
+    next_batch: int = 1
+    left_in_batch: dict[int, int] = field(default_factory=dict)
+    """Attempts of each claim batch that are not settled yet."""
+    done_batches: list[int] = field(default_factory=list)
+    """Claim batches that are settled for certain; their rows go with the next statement."""
+    doubtful: bool = False
+    """A claim's outcome is unknown: take no more work under this session and let it end by itself, so that the rescuer
+    finds whatever the lost statement may have claimed."""
+    lost: bool = False
+    """Rescued or fenced: nothing written under it counts any more."""
+
+    def settled(self, batch: int) -> None:
+        """One attempt of ``batch`` is settled for certain, or was refused for good."""
+        self.held -= 1
+        self.left_in_batch[batch] -= 1
+        if self.left_in_batch[batch] == 0:
+            del self.left_in_batch[batch]
+            self.done_batches.append(batch)

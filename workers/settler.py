@@ -1,0 +1,200 @@
+"""Settles finished attempts in batches: one guarded statement per session, then the acknowledgements.
+
+The acknowledgement comes after the commit.  A lost one is harmless: the task is delivered again, its row says no, and
+the message is acknowledged then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from psycopg.rows import TupleRow
+
+from dispatcher.bus import Bus
+from dispatcher.database import Database, Transient, pause_before_retry
+from dispatcher.subjects import Subjects
+from dispatcher.wire import encode_settled
+from state import claims, settle
+from state.machine import FINAL, State
+from workers.attempt import Attempt
+from workers.session import Session
+from workers.sessions import Sessions
+
+__all__ = ["BATCH", "Settler"]
+
+_log = logging.getLogger("dispatcher.settle")
+
+BATCH = 500
+_PROGRESS_SECONDS = 0.5
+_SKIPPED_SECONDS = 0.005
+
+
+class Settler:
+    """``finished`` and ``progress`` are called in the event loop's thread or, ``progress``, in any."""
+
+    def __init__(
+        self,
+        database: Database,
+        bus: Bus,
+        subjects: Subjects,
+        sessions: Sessions,
+        done: Callable[[list[Attempt]], None],
+    ) -> None:
+        self._database, self._bus, self._subjects, self._sessions = database, bus, subjects, sessions
+        self._done = done
+        self._waiting: list[Attempt] = []
+        self._progress: dict[UUID, tuple[Attempt, float, str | None]] = {}
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._next_progress = 0.0
+        self._loop = asyncio.get_running_loop()
+        self.refused = 0
+        """Outcomes that came too late and changed nothing."""
+
+    def finished(self, attempt: Attempt) -> None:
+        """Take an attempt whose outcome is set."""
+        self._waiting.append(attempt)
+        self._idle.clear()
+        self._wake.set()
+
+    def progress(self, attempt: Attempt, fraction: float, message: str | None) -> None:
+        """Remember the last progress of an attempt; written soon, together with others.  Any thread."""
+        self._progress[attempt.task_id] = (attempt, fraction, message)
+        if not self._wake.is_set():
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def run(self) -> None:
+        """Settle until cancelled; while the database is away outcomes wait here."""
+        tries = 0
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            try:
+                await self._settle_all(batch)
+                await self._write_progress()
+                tries = 0
+            except Transient as error:
+                # What was committed before the connection broke is refused at the second try and then read.
+                tries += 1
+                _log.warning("settle failed, the database is away: %s", str(error).strip().split("\n")[0])
+                self._waiting[:0] = [attempt for attempt in batch if not attempt.decided]
+                self._wake.set()
+                await self._database.close()
+                await pause_before_retry(tries)
+            if self._waiting:
+                self._wake.set()
+            else:
+                self._idle.set()
+
+    async def flushed(self) -> None:
+        """Wait until everything that finished is settled."""
+        await self._idle.wait()
+
+    async def _settle_all(self, batch: list[Attempt]) -> None:
+        groups: dict[tuple[Session, bool], list[Attempt]] = {}
+        for attempt in batch:
+            assert attempt.outcome is not None
+            groups.setdefault((attempt.session, attempt.outcome.to is State.SUCCEEDED), []).append(attempt)
+        for (session, succeeded), attempts in groups.items():
+            attempts.sort(key=lambda attempt: attempt.task_id)
+            done_batches = list(session.done_batches)
+            params = self._params(session, attempts, succeeded) | {"batches": done_batches}
+            rows = await self._database.run(settle.SUCCEED if succeeded else settle.LEAVE, params)
+            session.done_batches = session.done_batches[len(done_batches) :]
+            accepted = {row[0]: State.SUCCEEDED if succeeded else State(row[1]) for row in rows}
+            settled = attempts
+            if len(accepted) < len(attempts):
+                settled = await self._refusals(session, attempts, accepted)
+            await self._announce(session, settled, accepted)
+
+    @staticmethod
+    def _params(session: Session, attempts: list[Attempt], succeeded: bool) -> dict[str, Any]:
+        params: dict[str, Any] = {
+            "session": session.id,
+            "ids": [attempt.delivery.task_id for attempt in attempts],
+            "attempts": [attempt.delivery.attempt for attempt in attempts],
+        }
+        outcomes = [attempt.outcome for attempt in attempts if attempt.outcome is not None]
+        if succeeded:
+            params["results"] = [outcome.result for outcome in outcomes]
+            return params
+        return params | {
+            "to": [int(outcome.to) for outcome in outcomes],
+            "reasons": [None if outcome.reason is None else int(outcome.reason) for outcome in outcomes],
+            "delays": [outcome.delay for outcome in outcomes],
+            "refunds": [outcome.refund for outcome in outcomes],
+            "details": [None if outcome.detail is None else json.dumps(outcome.detail) for outcome in outcomes],
+        }
+
+    async def _refusals(self, session: Session, attempts: list[Attempt], accepted: dict[UUID, State]) -> list[Attempt]:
+        """Rows that were locked are tried again; for the others read what is true.  Returns those that are decided."""
+        left = [attempt for attempt in attempts if attempt.task_id not in accepted]
+        params = {
+            "session": session.id,
+            "types": [],
+            "ids": [a.task_id for a in left],
+            "attempts": [a.number for a in left],
+        }
+        rows: dict[UUID, TupleRow] = {row[0]: row for row in await self._database.run(claims.LOOK, params)}
+        skipped = set()
+        for attempt in left:
+            _, number, row_attempt, state, mine, *_ = rows[attempt.task_id]
+            if state == State.RUNNING and mine and row_attempt == number:
+                skipped.add(attempt.task_id)
+                self._waiting.append(attempt)
+            elif state == State.QUEUED and row_attempt == number:
+                # the claim itself is gone (a database that lost its last commits): the message is needed again
+                await self._bus.nak(attempt.delivery.replies, 0)
+                attempt.delivery.more_replies, attempt.delivery.reply = [], ""
+            else:
+                self.refused += 1
+        if skipped:
+            await asyncio.sleep(_SKIPPED_SECONDS)
+        return [attempt for attempt in attempts if attempt.task_id not in skipped]
+
+    async def _announce(self, session: Session, settled: list[Attempt], accepted: dict[UUID, State]) -> None:
+        """Acknowledge, free what the attempts held, and tell whoever waits for a result."""
+        for attempt in settled:
+            if attempt.delivery.reply:
+                await self._bus.ack(attempt.delivery.replies)
+            session.settled(attempt.batch)
+        ended = [(task, int(state)) for task, state in accepted.items() if state in FINAL]
+        if ended:
+            await self._bus.publish(self._subjects.settled, encode_settled(ended))
+        for attempt in settled:
+            self._progress.pop(attempt.task_id, None)
+        self._done(settled)
+        for attempt in settled:
+            attempt.decided = True
+        self._sessions.finished(session)
+
+    async def _write_progress(self) -> None:
+        """At most twice a second; the last value of each attempt wins."""
+        now = time.monotonic()
+        if not self._progress:
+            return
+        if now < self._next_progress:
+            self._loop.call_later(self._next_progress - now, self._wake.set)
+            return
+        self._next_progress = now + _PROGRESS_SECONDS
+        taken, self._progress = self._progress, {}
+        by_session: dict[Session, list[tuple[Attempt, float, str | None]]] = {}
+        for item in taken.values():
+            by_session.setdefault(item[0].session, []).append(item)
+        for session, items in by_session.items():
+            params = {
+                "session": session.id,
+                "ids": [item[0].task_id for item in items],
+                "attempts": [item[0].number for item in items],
+                "fractions": [item[1] for item in items],
+                "messages": [item[2] for item in items],
+            }
+            await self._database.run(settle.PROGRESS, params)
