@@ -20,7 +20,7 @@ from dispatcher.options import TASK_CHECKS, TaskOptions, check_options
 from dispatcher.payload import DEFAULT_LIMIT
 from dispatcher.task import TaskType
 from dispatcher.task_info import Answer, Event, Page, QueueInfo, TaskInfo
-from dispatcher.tx import AsyncTx, SyncTx, is_async
+from dispatcher.tx import AsyncTx, SyncTx, is_async, resolved
 from state.machine import State
 
 __all__ = ["Dispatcher", "ListFilters"]
@@ -201,7 +201,7 @@ class Dispatcher:
     def cancel(self, tx: AsyncTx, /, *ids: UUID | str, actor: str | None = None) -> Awaitably[list[Answer]]: ...
     def cancel(self, tx: Any, /, *ids: UUID | str, actor: str | None = None) -> Any:
         """Cancel tasks: waiting ones at once, running ones are asked to stop.  One answer per id, in order."""
-        return _write(tx, "cancel", lambda: status.cancel(tx, ids, actor=actor, schema=self._home.schema))
+        return _write(tx, "cancel", lambda tx: status.cancel(tx, ids, actor=actor, schema=self._home.schema))
 
     @overload
     def retry(self, tx: SyncTx, /, *ids: UUID | str, actor: str | None = None) -> list[Answer]: ...
@@ -209,7 +209,7 @@ class Dispatcher:
     def retry(self, tx: AsyncTx, /, *ids: UUID | str, actor: str | None = None) -> Awaitably[list[Answer]]: ...
     def retry(self, tx: Any, /, *ids: UUID | str, actor: str | None = None) -> Any:
         """Run failed or cancelled tasks again from the start.  One answer per id, in order."""
-        return _write(tx, "retry", lambda: status.retry(tx, ids, actor=actor, schema=self._home.schema))
+        return _write(tx, "retry", lambda tx: status.retry(tx, ids, actor=actor, schema=self._home.schema))
 
     # last, because inside the class its name hides the built-in one from the annotations below it
     @overload
@@ -224,9 +224,10 @@ class Dispatcher:
         return f"Dispatcher({self.name!r}, {len(self.task_types)} task types)"
 
 
-def _write(tx: Any, what: str, work: Callable[[], Any]) -> Any:
+def _write(tx: Any, what: str, work: Callable[[Any], Any]) -> Any:
     """A forgotten ``await`` on a change is as bad as one on an enqueue."""
-    return guarded(tx, what, work) if is_async(tx) else work()
+    tx = resolved(tx)
+    return guarded(tx, what, lambda: work(tx)) if is_async(tx) else work(tx)
 
 
 def _default_name(function: Any) -> str:

@@ -46,7 +46,7 @@ def _pending(tx: Any) -> Pending:
         return _psycopg(tx)
     if kind == "async_connection":
         return _connection(tx.sync_connection)
-    return _session((tx() if kind == "async_scoped" else tx).sync_session)
+    return _session(tx.sync_session)
 
 
 def _refuse(pending: Pending) -> None:

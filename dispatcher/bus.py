@@ -54,7 +54,7 @@ class Subscription:
     async def drain(self) -> None:
         """Stop receiving after everything that already arrived was handed over."""
         with suppress(nats_errors.Error, OSError, TimeoutError):
-            await self._subscription.drain()
+            await cast(Any, self._subscription).drain()
 
 
 class Bus:
@@ -113,7 +113,6 @@ class Bus:
             if str(error):
                 _log.warning("NATS: %s", error)
 
-        first = self._client.is_closed or not self._client.is_connected
         await self._client.connect(
             [url.strip() for url in (settings.nats_url or "").split(",")],
             name=name,
@@ -123,7 +122,7 @@ class Bus:
             closed_cb=closed,
             user_credentials=str(settings.nats_creds) if settings.nats_creds else None,
             allow_reconnect=True,
-            max_reconnect_attempts=-1 if not first else 0,
+            max_reconnect_attempts=1,  # of this first connection; 0 would mean for ever
             reconnect_time_wait=cast(int, random.uniform(0.2, 0.8)),
             ping_interval=10,
             max_outstanding_pings=2,

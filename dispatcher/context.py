@@ -24,9 +24,10 @@ class Context:
     """The attempt that is running.  Safe to use from the handler's thread or task."""
 
     __slots__ = (
-        "_cancelled",
+        "_asked",
         "_report",
         "_seen",
+        "_signal",
         "attempt",
         "headers",
         "max_attempts",
@@ -60,7 +61,8 @@ class Context:
         self.max_attempts = max_attempts
         self.headers = headers
         self._report = report
-        self._cancelled = threading.Event()
+        self._asked = False
+        self._signal: threading.Event | None = None
         self._seen = False
 
     def progress(self, fraction: float, message: str | None = None) -> None:
@@ -75,13 +77,16 @@ class Context:
     @property
     def cancelled(self) -> bool:
         """Whether the attempt was asked to stop: a plain function should look at it from time to time and return."""
-        self._seen = self._seen or self._cancelled.is_set()
-        return self._cancelled.is_set()
+        self._seen = self._seen or self._asked
+        return self._asked
 
     def wait_cancelled(self, timeout: float) -> bool:
         """Like ``time.sleep(timeout)`` for plain functions, but returns ``True`` at once when asked to stop."""
-        self._seen = self._cancelled.wait(timeout)
-        return self._seen
+        if self._signal is None:
+            self._signal = threading.Event()
+        if not self._asked:
+            self._signal.wait(timeout)
+        return self.cancelled
 
     @property
     def obeyed(self) -> bool:
@@ -90,15 +95,19 @@ class Context:
 
     def ask_to_stop(self) -> None:
         """For the worker: set :attr:`cancelled`."""
-        self._cancelled.set()
+        self._asked = True
+        if self._signal is not None:
+            self._signal.set()
 
 
-current: ContextVar[Context] = ContextVar("dispatcher_context")
+current: ContextVar[Callable[[], Context]] = ContextVar("dispatcher_context")
+"""Set by the worker.  A function: most handlers never ask, and building a context costs more than asking."""
 
 
 def context() -> Context:
     """The context of the task that is running here.  Raises ``NoContext`` outside a task."""
     try:
-        return current.get()
+        get = current.get()
     except LookupError:
         raise NoContext("no task is running here: context() works inside a handler that a worker started") from None
+    return get()

@@ -80,7 +80,7 @@ class Database:
         async with self._lock:
             connection = await self.connection()
             cursor = connection.cursor(binary=True)
-            await cursor.execute(sql.psycopg(self.schema), params)  # type: ignore[call-overload]
+            await cursor.execute(sql.psycopg(self.schema), params)
             return await cursor.fetchall() if cursor.description else []
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ from dispatcher.errors import KeyConflict
 from dispatcher.handle import Task
 from dispatcher.order import Order
 from dispatcher.steps import Row, Steps
-from dispatcher.tx import is_async, run, run_async, run_steps, run_steps_async
+from dispatcher.tx import is_async, resolved, run, run_async, run_steps, run_steps_async
 from dispatcher.tx_open import open_check
 from state.create import CREATE_FOR_ANY_DRIVER, CREATE_MANY, CREATE_ONE, CREATE_ONE_WITH
 from state.ids import new_id, new_ids
@@ -29,6 +29,7 @@ _CHUNK_BYTES = 8 * 1024 * 1024
 
 def enqueue(tx: Any, order: Order) -> Any:
     """Write one order: a ``Task``, or on an asynchronous session a coroutine that gives one."""
+    tx = resolved(tx)
     if is_async(tx):
         return guarded(tx, f"enqueue of {order.name!r}", lambda: _enqueue_async(tx, order))
     sql, params = _statement(order, new_id())
@@ -98,6 +99,7 @@ def statement(order: Order, *, style: str) -> tuple[str, list[Any]]:
 
 def enqueue_many(tx: Any, orders: Sequence[Order], schema: str) -> Any:
     """Write all orders or none: tasks in the same order, or a coroutine that gives them."""
+    tx = resolved(tx)
     if is_async(tx):
         return guarded(tx, f"enqueue_many of {len(orders)} tasks", lambda: _many_async(tx, orders, schema))
     if not orders:

@@ -1,39 +1,40 @@
 """Every error a user can meet, as one tree: the class is the code, the data is on attributes, the text says the cure.
 
-    DispatcherError
-    ├── ConfigurationError          settings or streams.conf are wrong
-    │   └── LayoutError             a foreign ``state`` or ``workers`` package shadows ours
-    ├── SchemaError                 the database schema does not fit this version
-    │   ├── SchemaMissing
-    │   ├── SchemaTooOld
-    │   └── SchemaTooNew
-    ├── BusError                    NATS refused a request
-    │   └── BusUnavailable          NATS is away or did not answer
-    ├── CallError                   a call was refused; nothing was changed
-    │   ├── OptionError             an option does not exist or has an illegal value
-    │   │   ├── QueueNameInvalid
-    │   │   ├── RunAtNaive
-    │   │   └── UnknownLane
-    │   ├── ArgumentsInvalid        the arguments do not fit the function's signature
-    │   ├── ArgumentsTooLarge
-    │   ├── KeyConflict             the idempotency key belongs to a task with other arguments
-    │   ├── OutboxFull              too many tasks wait for the broker
-    │   ├── NotAwaited              a call on an asynchronous session was never awaited
-    │   ├── UnknownTask             no task type of that name
-    │   └── TaskNotFound            no task with that id
-    ├── WaitError                   waiting for a result did not give one
-    │   ├── NotCommitted            the transaction that made the task is still open
-    │   ├── NotFinished             the result was read before the task ended
-    │   ├── WaitTimeout
-    │   └── TaskFailed              the task ended as failed
-    │       └── TaskCancelled       the task ended as cancelled
-    ├── Undecodable                 stored arguments or results do not fit the code any more
-    └── ResultUnserialisable        what the handler returned cannot be stored
+DispatcherError
+├── ConfigurationError          settings or streams.conf are wrong
+│   └── LayoutError             a foreign ``state`` or ``workers`` package shadows ours
+├── SchemaError                 the database schema does not fit this version
+│   ├── SchemaMissing
+│   ├── SchemaTooOld
+│   └── SchemaTooNew
+├── BusError                    NATS refused a request
+│   └── BusUnavailable          NATS is away or did not answer
+├── CallError                   a call was refused; nothing was changed
+│   ├── OptionError             an option does not exist or has an illegal value
+│   │   ├── QueueNameInvalid
+│   │   ├── RunAtNaive
+│   │   └── UnknownLane
+│   ├── ArgumentsInvalid        the arguments do not fit the function's signature
+│   ├── ArgumentsTooLarge
+│   ├── KeyConflict             the idempotency key belongs to a task with other arguments
+│   ├── OutboxFull              too many tasks wait for the broker
+│   ├── NotAwaited              a call on an asynchronous session was never awaited
+│   ├── UnknownTask             no task type of that name
+│   └── TaskNotFound            no task with that id
+├── WaitError                   waiting for a result did not give one
+│   ├── NotCommitted            the transaction that made the task is still open
+│   ├── NotFinished             the result was read before the task ended
+│   ├── WaitTimeout
+│   └── TaskFailed              the task ended as failed
+│       └── TaskCancelled       the task ended as cancelled
+├── Undecodable                 stored arguments or results do not fit the code any more
+└── ResultUnserialisable        what the handler returned cannot be stored
 """
 
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
@@ -83,6 +84,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(names)}" if names else ""
 
 
+class _Kept(DispatcherError):
+    """For errors made from data, each part kept under the name of its parameter: they can be pickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        return type(self), tuple(getattr(self, name) for name in names)
+
+
 class ConfigurationError(DispatcherError):
     """Settings or streams.conf are wrong; the text names the field and the cure."""
 
@@ -91,7 +100,7 @@ class LayoutError(ConfigurationError):
     """A foreign package stands where ours is expected."""
 
 
-class BusError(DispatcherError):
+class BusError(_Kept):
     """NATS refused a request; ``code`` and ``err_code`` are the server's own."""
 
     def __init__(self, code: int, err_code: int, description: str) -> None:
@@ -100,9 +109,6 @@ class BusError(DispatcherError):
         self.err_code = err_code
         self.description = description
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.code, self.err_code, self.description)
-
 
 class BusUnavailable(BusError):
     """NATS is away, or did not answer in time."""
@@ -110,9 +116,6 @@ class BusUnavailable(BusError):
     def __init__(self, description: str) -> None:
         DispatcherError.__init__(self, description)
         self.code, self.err_code, self.description = 503, 0, description
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.description,)
 
 
 class CallError(DispatcherError):
@@ -123,7 +126,7 @@ class OptionError(CallError):
     """An option does not exist or has an illegal value."""
 
 
-class QueueNameInvalid(OptionError):
+class QueueNameInvalid(OptionError, _Kept):
     """A queue or lane name that cannot be part of a NATS subject."""
 
     def __init__(self, name: object, what: str = "queue") -> None:
@@ -131,25 +134,19 @@ class QueueNameInvalid(OptionError):
         self.name = name
         self.what = what
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name, self.what)
 
-
-class RunAtNaive(OptionError):
+class RunAtNaive(OptionError, _Kept):
     """``run_at`` has no time zone, so it does not name a moment."""
 
     def __init__(self) -> None:
         super().__init__("run_at has no time zone: pass an aware datetime, for example datetime.now(UTC)")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), ()
 
 
 class UnknownLane(OptionError):
     """The queue has no such lane."""
 
 
-class ArgumentsInvalid(CallError):
+class ArgumentsInvalid(CallError, _Kept):
     """The arguments do not fit the signature.  ``errors`` has one dict per problem (loc, type, msg), never a value."""
 
     def __init__(self, task_type: str, errors: Sequence[dict[str, Any]]) -> None:
@@ -158,11 +155,8 @@ class ArgumentsInvalid(CallError):
         self.task_type = task_type
         self.errors = list(errors)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.task_type, self.errors)
 
-
-class ArgumentsTooLarge(CallError):
+class ArgumentsTooLarge(CallError, _Kept):
     """The encoded arguments are over the limit: store the data elsewhere and pass a reference."""
 
     def __init__(self, task_type: str, size: int, limit: int) -> None:
@@ -174,11 +168,8 @@ class ArgumentsTooLarge(CallError):
         self.size = size
         self.limit = limit
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.task_type, self.size, self.limit)
 
-
-class KeyConflict(CallError):
+class KeyConflict(CallError, _Kept):
     """The idempotency key already belongs to task ``task_id``, which has other arguments."""
 
     def __init__(self, task_type: str, key: str, task_id: UUID) -> None:
@@ -190,26 +181,20 @@ class KeyConflict(CallError):
         self.key = key
         self.task_id = task_id
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.task_type, self.key, self.task_id)
-
 
 class OutboxFull(CallError):
     """The configured number of tasks already waits for the broker; the transaction has to be rolled back."""
 
 
-class NotAwaited(CallError):
+class NotAwaited(CallError, _Kept):
     """Calls on an asynchronous session or connection were never awaited, so nothing of them was done."""
 
     def __init__(self, calls: Sequence[str]) -> None:
         super().__init__(f"{', '.join(calls)}: not awaited, so it was not done: write 'await' before the call")
         self.calls = list(calls)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.calls,)
 
-
-class UnknownTask(CallError):
+class UnknownTask(CallError, _Kept):
     """No task type of that name is registered; ``known`` lists those that are."""
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
@@ -219,37 +204,28 @@ class UnknownTask(CallError):
             f"no task type {name!r}{did_you_mean(name, self.known)} (is the module that defines it imported?)"
         )
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.name, self.known)
 
-
-class TaskNotFound(CallError):
+class TaskNotFound(CallError, _Kept):
     """No task with that id: it was never committed, or it was pruned."""
 
     def __init__(self, task_id: UUID | str) -> None:
         super().__init__(f"no task {task_id}: it was never committed, or it is past its retention")
         self.task_id = task_id
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.task_id,)
-
 
 class WaitError(DispatcherError):
     """Waiting for a result did not give one."""
 
 
-class NotCommitted(WaitError):
+class NotCommitted(WaitError, _Kept):
     """The transaction that made the task is still open: nobody can run it, so waiting would never end."""
 
     def __init__(self, task_id: UUID) -> None:
         super().__init__(f"task {task_id} is not committed yet: wait after the end of the transaction that created it")
         self.task_id = task_id
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.task_id,)
 
-
-class NotFinished(WaitError):
+class NotFinished(WaitError, _Kept):
     """The task has no outcome yet; ``state`` is where it is."""
 
     def __init__(self, task_id: UUID, state: str) -> None:
@@ -257,11 +233,8 @@ class NotFinished(WaitError):
         self.task_id = task_id
         self.state = state
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.task_id, self.state)
 
-
-class WaitTimeout(WaitError, TimeoutError):
+class WaitTimeout(WaitError, _Kept, TimeoutError):
     """The task did not end in time; it goes on."""
 
     def __init__(self, task_id: UUID, timeout: float) -> None:
@@ -269,11 +242,8 @@ class WaitTimeout(WaitError, TimeoutError):
         self.task_id = task_id
         self.timeout = timeout
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.task_id, self.timeout)
 
-
-class TaskFailed(WaitError):
+class TaskFailed(WaitError, _Kept):
     """The task ended without a result: ``reason`` is a word such as ``exhausted``, ``error`` the stored error text."""
 
     word = "failed"
@@ -284,9 +254,6 @@ class TaskFailed(WaitError):
         self.task_id = task_id
         self.reason = reason
         self.error = error
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.task_id, self.reason, self.error)
 
 
 class TaskCancelled(TaskFailed):

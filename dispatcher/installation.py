@@ -30,7 +30,8 @@ class Installation:
         self._lock = threading.Lock()
 
     def configure(self, settings: Any) -> None:
-        """Use these settings instead of the environment's."""
+        """Use these settings instead of the environment's; open waits of the old ones fail."""
+        self.close_blocking()
         self._settings = settings
         self._schema = settings.db_schema
 

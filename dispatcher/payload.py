@@ -53,8 +53,8 @@ class Codec:
         self.found = find_secrets(self.schema, self.definitions)
         self.validate = adapter.validator.validate_python
         self.validate_json = adapter.validator.validate_json
-        # Built here because a TypedDict's serialiser ignores its configuration, and because the serialisers that classes
-        # inside bring along are the ones that write asterisks.
+        # Built here because a TypedDict's serialiser ignores its configuration, and because the serialisers that
+        # classes inside bring along are the ones that write asterisks.
         special = self.found.typed or self.found.unordered
         serializer = SchemaSerializer(reveal(schema) if special else schema, cast(Any, dict(config)), not special)
         self.to_json = serializer.to_json

@@ -29,6 +29,8 @@ C = TypeVar("C")
 class TaskType(Generic[P, R, C]):
     """A function that can be run as a task.  Made by ``@app.task``; calling it runs the plain function here and now."""
 
+    __name__: str
+
     def __init__(
         self,
         function: Callable[P, C],
@@ -109,9 +111,7 @@ class TaskType(Generic[P, R, C]):
         payload = self._payload or self.payload
         asked = self._asked
         if asked is None:
-            asked = self._asked = Asked(
-                self._defaults, self._overrides, payload.secret_names, payload.secret_result
-            )
+            asked = self._asked = Asked(self._defaults, self._overrides, payload.secret_names, payload.secret_result)
         data = payload.encode(args, kwargs)
         return Call(self._home, self.name, payload, data, asked, self._defaults, self._overrides)
 

@@ -31,6 +31,7 @@ __all__ = [
     "SyncTx",
     "is_async",
     "kind_of",
+    "resolved",
     "run",
     "run_async",
     "run_steps",
@@ -73,6 +74,14 @@ def _classify(tx: object) -> str:
     )
 
 
+def resolved(tx: Any) -> Any:
+    """The session that a scoped session stands for here and now, anything else as it is.
+
+    A coroutine may be run by another asyncio task, where the scope has another session: resolve before making it.
+    """
+    return tx() if kind_of(tx) in ("scoped", "async_scoped") else tx
+
+
 def is_async(tx: object) -> bool:
     """Whether work on this session has to be awaited.  Raises ``OptionError`` for anything that is no session."""
     return kind_of(tx) in _ASYNC
@@ -99,7 +108,8 @@ async def run_async(tx: AsyncTx, sql: Sql, params: Mapping[str, Any], schema: st
         return await tx_psycopg.run_async(tx, sql, params, schema)  # type: ignore[arg-type]
     from dispatcher import tx_sqlalchemy as sa
 
-    rows: list[Row] = await _owner(tx).run_sync(lambda sync: sa.run(sa.connection_of(sync), sql, params, schema))
+    owner: Any = resolved(tx)
+    rows: list[Row] = await owner.run_sync(lambda sync: sa.run(sa.connection_of(sync), sql, params, schema))
     return rows
 
 
@@ -127,13 +137,9 @@ async def run_steps_async(tx: AsyncTx, steps: Steps[T], schema: str, *, atomic: 
         return await tx_psycopg.drive_async(tx, steps, schema, atomic)  # type: ignore[arg-type]
     from dispatcher import tx_sqlalchemy as sa
 
-    result: T = await _owner(tx).run_sync(lambda sync: sa.drive(sa.connection_of(sync), steps, schema, atomic))
+    owner: Any = resolved(tx)
+    result: T = await owner.run_sync(lambda sync: sa.drive(sa.connection_of(sync), steps, schema, atomic))
     return result
-
-
-def _owner(tx: Any) -> Any:
-    """The object with ``run_sync``: of an async_scoped_session the session of this task."""
-    return tx() if kind_of(tx) == "async_scoped" else tx
 
 
 def _refuse_async(tx: object, kind: str) -> None:

@@ -23,9 +23,7 @@ def open_check(tx: Any) -> Callable[[], bool]:
     kind = kind_of(tx)
     if kind in ("psycopg", "psycopg_async"):
         return _connection_open(weakref.ref(tx))
-    if kind in ("scoped", "async_scoped"):
-        tx = tx()
-    if kind in ("async_session", "async_scoped"):
+    if kind == "async_session":
         tx = tx.sync_session
     elif kind == "async_connection":
         tx = tx.sync_connection

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 from dispatcher.dberrors import translated
@@ -25,7 +25,7 @@ def run(connection: psycopg.Connection[Any], sql: Sql, params: Mapping[str, Any]
     cursor = psycopg.Cursor(connection, row_factory=tuple_row)
     try:
         cursor.execute(cast(Any, sql.psycopg(schema)), params, binary=True)
-        return cursor.fetchall() if cursor.description else []
+        return cursor.fetchall() if cursor.description or _pipelined(connection) else []
     except psycopg.Error as error:
         ours = translated(error, schema)
         if ours is None:
@@ -40,7 +40,7 @@ async def run_async(
     cursor = psycopg.AsyncCursor(connection, row_factory=tuple_row)
     try:
         await cursor.execute(cast(Any, sql.psycopg(schema)), params, binary=True)
-        return await cursor.fetchall() if cursor.description else []
+        return await cursor.fetchall() if cursor.description or _pipelined(connection) else []
     except psycopg.Error as error:
         ours = translated(error, schema)
         if ours is None:
@@ -59,9 +59,7 @@ def drive(connection: psycopg.Connection[Any], steps: Steps[T], schema: str, ato
             return cast(T, stop.value)
 
 
-async def drive_async(
-    connection: psycopg.AsyncConnection[Any], steps: Steps[T], schema: str, atomic: bool
-) -> T:
+async def drive_async(connection: psycopg.AsyncConnection[Any], steps: Steps[T], schema: str, atomic: bool) -> T:
     """The same on an asynchronous connection."""
     async with _atomic_async(connection) if atomic else nullcontext():
         try:
@@ -70,6 +68,11 @@ async def drive_async(
                 sql, params = steps.send(await run_async(connection, sql, params, schema))
         except StopIteration as stop:
             return cast(T, stop.value)
+
+
+def _pipelined(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    """In a pipeline the description is only there after the fetch, which waits for the result."""
+    return connection.pgconn.pipeline_status != PipelineStatus.OFF
 
 
 def _fresh(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:

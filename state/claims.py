@@ -8,12 +8,15 @@ __all__ = ["ADOPT", "CLAIM", "EXPIRE", "LOOK", "QUARANTINE"]
 
 # Guard: queued ∧ attempt ∧ no cancel ∧ not expired ∧ type known ∧ queue not paused ∧ the session lives.
 # The session row is locked FOR KEY SHARE: the rescuer's DELETE waits for us, a renewal does not.  Rows are locked in
-# id order and locked ones are skipped: a foreign row lock must stall one task, not the batch.
+# id order and locked ones are skipped: a foreign row lock must stall one task, not the batch.  The update finds the
+# rows it has just locked by ctid, which spares a second walk down the index.
+# Returns the position of each claimed task in :ids (from 1) instead of its id: numbers cost a client less to read.
 CLAIM = Sql("""
 WITH alive AS MATERIALIZED (
     SELECT id FROM {s}.sessions WHERE id = CAST(:session AS bigint) AND expires_at > now() FOR KEY SHARE
 ), locked AS MATERIALIZED (
-    SELECT t.id FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS i (id, attempt)
+    SELECT t.ctid AS place, i.n
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) WITH ORDINALITY AS i (id, attempt, n)
     JOIN {s}.tasks t ON t.id = i.id
     WHERE t.state = 3 AND t.attempt = i.attempt AND t.flags & 1 = 0 AND t.tries < t.max_tries
       AND (t.expires_at IS NULL OR t.expires_at > now())
@@ -22,10 +25,10 @@ WITH alive AS MATERIALIZED (
     ORDER BY t.id FOR NO KEY UPDATE OF t SKIP LOCKED
 ), moved AS (
     UPDATE {s}.tasks t
-    SET state = 4, session_id = a.id, tries = t.tries + 1, started_at = clock_timestamp(), seq = t.seq + 1, reason = NULL
-    FROM locked l, alive a WHERE t.id = l.id
-    RETURNING t.id, t.attempt, t.seq, t.queue_id, t.type_id, t.tries, t.max_tries, t.flags, t.args, t.meta, t.codec,
-              t.created_at, t.due_at
+    SET state = 4, session_id = a.id, tries = t.tries + 1, started_at = clock_timestamp(), seq = t.seq + 1,
+        reason = NULL
+    FROM locked l, alive a WHERE t.ctid = l.place
+    RETURNING l.n, t.id, t.attempt, t.seq, t.queue_id, t.type_id, t.tries, t.max_tries, t.args, t.meta
 ), event AS (
     INSERT INTO {s}.task_events (task_id, seq, from_state, to_state, attempt, session_id)
     SELECT id, seq, 3, 4, attempt, CAST(:session AS bigint) FROM moved
@@ -35,12 +38,13 @@ WITH alive AS MATERIALIZED (
     HAVING count(*) > 0
 ), counted AS (
     INSERT INTO {s}.task_counts
-    SELECT m.queue_id, d.state, d.sign * count(*) FROM moved m, (VALUES (3, -1), (4, 1)) AS d (state, sign) GROUP BY 1, 2, d.sign
+    SELECT m.queue_id, d.state, d.sign * m.n FROM (SELECT queue_id, count(*) AS n FROM moved GROUP BY 1) m
+    CROSS JOIN (VALUES (3, -1), (4, 1)) AS d (state, sign)
 )
-SELECT id, attempt, tries, max_tries, type_id, queue_id, flags, args, meta FROM moved
+SELECT CAST(n AS int), tries, max_tries, type_id, queue_id, args, meta FROM moved
 """)
 
-# What became of messages the claim did not return.  ``mine``: an earlier claim of this very session whose reply got lost.
+# What became of messages the claim did not return.  ``mine``: an earlier claim of this session whose reply got lost.
 LOOK = Sql("""
 SELECT i.id, i.attempt, t.attempt AS row_attempt, t.state, t.session_id = CAST(:session AS bigint) AS mine,
        t.type_id = ANY (CAST(:types AS int[])) AS known, q.paused, t.expires_at <= now() AS expired, t.type_id
@@ -52,8 +56,8 @@ LEFT JOIN {s}.queues q ON q.id = t.queue_id
 # A claim whose reply was lost belongs to this session already: take its tasks over and register them under this batch.
 ADOPT = Sql("""
 WITH mine AS (
-    SELECT t.id, t.attempt, t.tries, t.max_tries, t.type_id, t.queue_id, t.flags, t.args, t.meta
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS i (id, attempt)
+    SELECT i.n, t.id, t.attempt, t.tries, t.max_tries, t.type_id, t.queue_id, t.args, t.meta
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) WITH ORDINALITY AS i (id, attempt, n)
     JOIN {s}.tasks t ON t.id = i.id
     WHERE t.state = 4 AND t.attempt = i.attempt AND t.session_id = CAST(:session AS bigint)
 ), claim AS (
@@ -61,7 +65,7 @@ WITH mine AS (
     SELECT CAST(:session AS bigint), CAST(:batch AS bigint), array_agg(id), array_agg(attempt) FROM mine
     HAVING count(*) > 0
 )
-SELECT * FROM mine
+SELECT CAST(n AS int), tries, max_tries, type_id, queue_id, args, meta FROM mine
 """)
 
 # Queued tasks past their expiry end as failed (expired): found by a worker at the claim, or by the expiry timer.

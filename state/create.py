@@ -49,4 +49,3 @@ SELECT c.ord, c.task_id, c.outcome FROM {s}.create_tasks(
     CAST(:flags AS int[]), CAST(:run_at AS timestamptz[]), CAST(:delay AS float8[]), CAST(:expires AS float8[]),
     CAST(:meta AS text[]), CAST(:keys AS text[]), CAST(:args_hash AS bytea[]), CAST(:key_ttl AS float8[])) AS c
 """)
-

@@ -15,8 +15,8 @@ WITH fence AS MATERIALIZED (
     SELECT pg_advisory_xact_lock_shared(CAST(:k1 AS int), CAST(:k2 AS int))
 ), gone AS (
     DELETE FROM {s}.outbox WHERE id = ANY (ARRAY(
-        SELECT id FROM {s}.outbox WHERE id >= CAST(:low AS bigint) ORDER BY id LIMIT (SELECT CAST(:most AS int) * count(*) FROM fence)
-        FOR UPDATE SKIP LOCKED))
+        SELECT id FROM {s}.outbox WHERE id >= CAST(:low AS bigint) ORDER BY id
+        LIMIT (SELECT CAST(:most AS int) * count(*) FROM fence) FOR UPDATE SKIP LOCKED))
     RETURNING id, task_id, attempt, dispatch, lane_id
 ), log AS (
     INSERT INTO {s}.dispatch_log (lane_id, task_ids, attempts, dispatches)
@@ -26,7 +26,7 @@ WITH fence AS MATERIALIZED (
 SELECT id, task_id, attempt, dispatch, lane_id FROM gone ORDER BY id
 """)
 
-# Creation compares the outbox's sequence with this mark: the difference is the backlog, for the price of two tiny reads.
+# Creation compares the outbox's sequence with this mark: the difference is the backlog, at the price of two reads.
 LOW_WATER = Sql("""
 UPDATE {s}.relay_state SET low_id = coalesce(
     (SELECT min(id) - 1 FROM {s}.outbox), (SELECT last_value FROM {s}.outbox_id_seq))

@@ -14,7 +14,7 @@ __all__ = ["ENTRIES", "RECONCILE", "REMEMBER_STREAM", "STREAM_SEEN"]
 # Read before the broker is asked: only entries that were committed by then may be judged by its answer.
 ENTRIES = Sql("SELECT lane_id, max(batch), count(*) FROM {s}.dispatch_log GROUP BY lane_id ORDER BY lane_id")
 
-# Guard: queued ∧ attempt ∧ dispatch ∧ not parked.  An entry with a row that somebody has locked stays for the next look.
+# Guard: queued ∧ attempt ∧ dispatch ∧ not parked.  An entry with a row that somebody has locked stays for later.
 RECONCILE = Sql("""
 WITH old AS MATERIALIZED (
     SELECT batch, task_ids, attempts, dispatches FROM {s}.dispatch_log

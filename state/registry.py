@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from state.sql import Sql
 
-__all__ = ["LANE_MAP", "REGISTER_QUEUE", "REGISTER_TYPES", "TYPE_IDS"]
+__all__ = ["LANE_MAP", "OUTBOX_WAITS", "QUEUE_IDS", "REGISTER_QUEUE", "REGISTER_TYPES", "TYPE_IDS"]
 
 REGISTER_QUEUE = Sql(
     """
@@ -55,3 +55,15 @@ LANE_MAP = Sql(
 
 TYPE_IDS = Sql("SELECT id, name FROM {s}.types WHERE name = ANY (CAST(:names AS text[]))")
 """The numbers of task types."""
+
+QUEUE_IDS = Sql("SELECT id, name FROM {s}.queues WHERE name = ANY (CAST(:names AS text[]))")
+"""The numbers of queues."""
+
+OUTBOX_WAITS = Sql(
+    """
+    SELECT EXISTS (
+        SELECT FROM {s}.outbox o JOIN {s}.lanes l ON l.id = o.lane_id JOIN {s}.queues q ON q.id = l.queue_id
+        WHERE q.name = ANY (CAST(:names AS text[])))
+    """
+)
+"""Whether tasks of these queues are not published yet."""

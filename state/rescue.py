@@ -1,9 +1,9 @@
 """Rescue: give back the tasks of workers whose lease ended.
 
-Two statements in one transaction, on purpose.  The first deletes (and thereby locks) the expired sessions: a claim that
-is under way holds its session FOR KEY SHARE and is waited for, a renewal that committed meanwhile takes the row out.
-The second, with a fresh snapshot, sees every claim those sessions ever made.  As one joined UPDATE this rescued tasks of
-a worker that had just renewed (measured, see docs/decisions.md).
+Two statements in one transaction, on purpose.  The first deletes (and thereby locks) the expired sessions: a claim
+that is under way holds its session FOR KEY SHARE and is waited for, a renewal that committed meanwhile takes the row
+out.  The second, with a fresh snapshot, sees every claim those sessions ever made.  As one joined UPDATE this rescued
+tasks of a worker that had just renewed (measured, see docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ WITH gone AS (
     DELETE FROM {s}.cancel_requests WHERE session_id = ANY (CAST(:sessions AS bigint[]))
 ), counted AS (
     INSERT INTO {s}.task_counts
-    SELECT m.queue_id, d.state, sum(d.n) FROM moved m, LATERAL (VALUES (4, -1), (CAST(m.state AS int), 1)) AS d (state, n)
+    SELECT m.queue_id, d.state, sum(d.n)
+    FROM moved m, LATERAL (VALUES (4, -1), (CAST(m.state AS int), 1)) AS d (state, n)
     GROUP BY 1, 2
 )
 SELECT id, state FROM moved

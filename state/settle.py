@@ -10,19 +10,21 @@ from state.sql import Sql
 
 __all__ = ["LEAVE", "PROGRESS", "SUCCEED"]
 
-# Returns the tasks whose outcome was accepted; rows that were locked by others are absent and tried again one by one.
+# Returns one row: NULL if every outcome was accepted, otherwise the positions in :ids (from 1) of those that were.
+# Rows that were locked by others are not among them and are tried again.
 SUCCEED = Sql("""
-WITH input AS MATERIALIZED (
-    SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:results AS bytea[])) AS i (id, attempt, result)
-), locked AS MATERIALIZED (
-    SELECT t.id FROM input i JOIN {s}.tasks t ON t.id = i.id
+WITH locked AS MATERIALIZED (
+    SELECT t.ctid AS place, i.n, i.result
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:results AS bytea[]))
+        WITH ORDINALITY AS i (id, attempt, result, n)
+    JOIN {s}.tasks t ON t.id = i.id
     WHERE t.state = 4 AND t.attempt = i.attempt AND t.session_id = CAST(:session AS bigint)
     ORDER BY t.id FOR NO KEY UPDATE OF t SKIP LOCKED
 ), moved AS (
     UPDATE {s}.tasks t
-    SET state = 6, session_id = NULL, reason = NULL, result = i.result, finished_at = now(), seq = t.seq + 1
-    FROM locked l JOIN input i ON i.id = l.id WHERE t.id = l.id
-    RETURNING t.id, t.attempt, t.seq, t.queue_id, t.flags
+    SET state = 6, session_id = NULL, reason = NULL, result = l.result, finished_at = now(), seq = t.seq + 1
+    FROM locked l WHERE t.ctid = l.place
+    RETURNING l.n, t.id, t.attempt, t.seq, t.queue_id, t.flags
 ), event AS (
     INSERT INTO {s}.task_events (task_id, seq, from_state, to_state, attempt, session_id)
     SELECT id, seq, 4, 6, attempt, CAST(:session AS bigint) FROM moved
@@ -33,13 +35,15 @@ WITH input AS MATERIALIZED (
       AND task_id IN (SELECT id FROM moved WHERE flags & 1 = 1)
 ), counted AS (
     INSERT INTO {s}.task_counts
-    SELECT m.queue_id, d.state, d.sign * count(*) FROM moved m, (VALUES (4, -1), (6, 1)) AS d (state, sign) GROUP BY 1, 2, d.sign
+    SELECT m.queue_id, d.state, d.sign * m.n FROM (SELECT queue_id, count(*) AS n FROM moved GROUP BY 1) m
+    CROSS JOIN (VALUES (4, -1), (6, 1)) AS d (state, sign)
 )
-SELECT id FROM moved
+SELECT CASE WHEN count(*) < cardinality(CAST(:ids AS uuid[])) THEN coalesce(array_agg(CAST(n AS int)), '{}') END
+FROM moved
 """)
 
-# :to is the wanted state: 5 retrying, 2 scheduled (snooze, release with delay), 3 queued (release), 7 failed, 8 cancelled.
-# :refund gives the try back (snooze and release).  :delay in seconds, ignored where no timer is needed.
+# :to is the wanted state: 5 retrying, 2 scheduled (snooze, release with delay), 3 queued (release), 7 failed,
+# 8 cancelled.  :refund gives the try back (snooze and release).  :delay in seconds, ignored where no timer is needed.
 LEAVE = Sql("""
 WITH input AS MATERIALIZED (
     SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:to AS int[]), CAST(:reasons AS int[]),
@@ -80,7 +84,7 @@ WITH input AS MATERIALIZED (
 ), failure AS (
     INSERT INTO {s}.failures (task_id, tenant_id, queue_id, type_id, state, reason, error, fingerprint)
     SELECT id, tenant_id, queue_id, type_id, state, reason,
-           left(CASE WHEN detail ? 'type' THEN (detail ->> 'type') || ': ' || (detail ->> 'message') ELSE detail ->> 'message' END, 2000),
+           left(concat_ws(': ', detail ->> 'type', detail ->> 'message'), 2000),
            decode(detail ->> 'fingerprint', 'hex')
     FROM moved WHERE state >= 7
 ), done AS (
@@ -90,7 +94,8 @@ WITH input AS MATERIALIZED (
       AND task_id IN (SELECT id FROM moved WHERE flags & 1 = 1)
 ), counted AS (
     INSERT INTO {s}.task_counts
-    SELECT m.queue_id, d.state, sum(d.n) FROM moved m, LATERAL (VALUES (4, -1), (CAST(m.state AS int), 1)) AS d (state, n)
+    SELECT m.queue_id, d.state, sum(d.n)
+    FROM moved m, LATERAL (VALUES (4, -1), (CAST(m.state AS int), 1)) AS d (state, n)
     GROUP BY 1, 2
 )
 SELECT id, state FROM moved

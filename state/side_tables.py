@@ -47,6 +47,7 @@ Table(
     col("task_ids", ARRAY(Uuid)),
     col("attempts", ARRAY(Integer)),
     col("dispatches", ARRAY(Integer)),
+    postgresql_with={"toast_tuple_target": 8160},
 )
 Table(
     "relay_state",
@@ -84,7 +85,7 @@ Table(
     col("task_ids", ARRAY(Uuid)),
     col("attempts", ARRAY(Integer)),
     PrimaryKeyConstraint("session_id", "batch"),
-    postgresql_with=vacuum_after(1000),
+    postgresql_with={"toast_tuple_target": 8160, **vacuum_after(1000)},
 )
 Table(
     "cancel_requests",

@@ -1,7 +1,8 @@
 """Timers: due tasks go to the outbox, unstarted tasks past their expiry fail.
 
-Rows are locked timer first, then task, both with SKIP LOCKED: a timer whose task is locked by somebody else stays and is
-looked at again; nothing here ever waits, so nothing can deadlock with a cancel that holds the task and wants the timer.
+Rows are locked timer first, then task, both with SKIP LOCKED: a timer whose task is locked by somebody else stays and
+is looked at again; nothing here ever waits, so nothing can deadlock with a cancel that holds the task and wants the
+timer.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ WITH due AS MATERIALIZED (
     INSERT INTO {s}.outbox (task_id, attempt, dispatch, lane_id) SELECT id, attempt, dispatch, lane_id FROM moved
 ), counted AS (
     INSERT INTO {s}.task_counts
-    SELECT m.queue_id, d.state, sum(d.n) FROM moved m, LATERAL (VALUES (CAST(m.from_state AS int), -1), (3, 1)) AS d (state, n)
+    SELECT m.queue_id, d.state, sum(d.n)
+    FROM moved m, LATERAL (VALUES (CAST(m.from_state AS int), -1), (3, 1)) AS d (state, n)
     GROUP BY 1, 2
 )
 SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM moved)
@@ -44,7 +46,8 @@ WITH due AS MATERIALIZED (
     SELECT task_id FROM {s}.timers WHERE due_at <= now() AND kind = 2
     ORDER BY due_at LIMIT CAST(:most AS int) FOR UPDATE SKIP LOCKED
 ), locked AS MATERIALIZED (
-    SELECT t.id, t.attempt FROM due d JOIN {s}.tasks t ON t.id = d.task_id ORDER BY t.id FOR NO KEY UPDATE OF t SKIP LOCKED
+    SELECT t.id, t.attempt FROM due d JOIN {s}.tasks t ON t.id = d.task_id
+    ORDER BY t.id FOR NO KEY UPDATE OF t SKIP LOCKED
 ), gone AS (
     DELETE FROM {s}.timers x USING locked l WHERE x.task_id = l.id AND x.kind = 2
 )

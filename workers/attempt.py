@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 from uuid import UUID
@@ -25,13 +25,17 @@ class Delivery:
     reply: str
     subject: str
     received_at: float
-    more_replies: list[str] = field(default_factory=list)
+    more_replies: list[str] | tuple[()] = ()
     """Replies of further messages for the same attempt: all are acked together."""
 
     @property
     def replies(self) -> list[str]:
         """Every reply to acknowledge."""
         return [self.reply, *self.more_replies]
+
+    def join(self, replies: list[str]) -> None:
+        """Another message for the same attempt came."""
+        self.more_replies = [*self.more_replies, *replies]
 
 
 class Stop(Enum):
@@ -43,7 +47,7 @@ class Stop(Enum):
     FENCE = "fence"
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Outcome:
     """How an attempt ended, as the settle statement wants it."""
 

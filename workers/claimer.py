@@ -1,7 +1,7 @@
 """Claims what has gathered in the inbox, batch by batch, and decides about every message it did not get.
 
-Natural batching: a batch is what arrived while the last statement was in flight.  No timer at low load; a pause of 2 ms
-only when the last batch had several tasks, which doubles the batches of many small transactions (reference measurement).
+Natural batching: a batch is what arrived while the last statement was in flight.  No timer at low load; a pause of
+2 ms only when the last batch had several tasks, which doubles the batches of many small transactions.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-
 from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
@@ -81,24 +80,24 @@ class Claimer:
                 await asyncio.sleep(_LINGER_SECONDS)
 
     async def _claim(self, batch: list[Delivery]) -> int:
-        batch = [delivery for delivery in batch if not await self._is_held(delivery)]
+        held = self._held
+        batch = [delivery for delivery in batch if delivery.task_id not in held or not self._joins(delivery)]
         if not batch:
             return 0
         session = await self._sessions.current()
-        by_id = {delivery.task_id: delivery for delivery in sorted(batch, key=lambda delivery: delivery.attempt)}
-        batch = sorted(by_id.values(), key=lambda delivery: delivery.task_id)
         number, session.next_batch = session.next_batch, session.next_batch + 1
-        params = self._params(session, batch) | {"batch": number}
+        params = self._params(session, batch)
+        params["batch"] = number
         try:
             rows = await self._database.run(claims.CLAIM, params)
         except Transient:
             # Whether it was committed is unknown.  What it claimed is found through the session, which takes no more.
             self._sessions.doubt(session)
             raise
-        self._adopt(session, number, rows, by_id)
+        self._adopt(session, number, rows, batch)
         if len(rows) < len(batch):
             got = {row[0] for row in rows}
-            await self._missed(session, [delivery for delivery in batch if delivery.task_id not in got])
+            await self._missed(session, [delivery for n, delivery in enumerate(batch, 1) if n not in got])
         return len(rows)
 
     def _params(self, session: Session, batch: list[Delivery]) -> dict[str, Any]:
@@ -109,25 +108,26 @@ class Claimer:
             "types": self._type_ids,
         }
 
-    def _adopt(self, session: Session, number: int, rows: list[TupleRow], by_id: dict[UUID, Delivery]) -> None:
+    def _adopt(self, session: Session, number: int, rows: list[TupleRow], batch: list[Delivery]) -> None:
+        """Run what the database gave us; each row names its delivery by position, from 1."""
         if not rows:
             return
         types = self._types
         attempts = [
-            Attempt(by_id[task], session, number, tries, max_tries, types[type_id], queue_id, args, meta)
-            for task, _, tries, max_tries, type_id, queue_id, _, args, meta in rows
+            Attempt(batch[n - 1], session, number, tries, max_tries, types[type_id], queue_id, args, meta)
+            for n, tries, max_tries, type_id, queue_id, args, meta in rows
         ]
         session.held += len(attempts)
         session.left_in_batch[number] = len(attempts)
         self.counts["claimed"] += len(attempts)
         self._start(attempts)
 
-    async def _is_held(self, delivery: Delivery) -> bool:
+    def _joins(self, delivery: Delivery) -> bool:
         """A second message for an attempt that runs here: it shares the fate of the first."""
         mine = self._held.get(delivery.task_id)
         if mine is None or mine.number != delivery.attempt or mine.session.lost:
             return False
-        mine.delivery.more_replies.extend(delivery.replies)
+        mine.delivery.join(delivery.replies)
         return True
 
     async def _give_back(self, batch: list[Delivery]) -> None:
@@ -154,7 +154,7 @@ class Claimer:
         """An earlier claim of this very session whose reply was lost: adopt it."""
         number, session.next_batch = session.next_batch, session.next_batch + 1
         rows = await self._database.run(claims.ADOPT, self._params(session, deliveries) | {"batch": number})
-        self._adopt(session, number, rows, {delivery.task_id: delivery for delivery in deliveries})
+        self._adopt(session, number, rows, deliveries)
 
     async def _locked(self, session: Session, deliveries: list[Delivery]) -> None:
         """Only skipped because its row was locked for a moment: try again, one by one if there are few."""

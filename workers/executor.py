@@ -17,9 +17,11 @@ from dispatcher.context import Context, current
 from dispatcher.options import Retry
 from state.machine import State
 from workers.attempt import Attempt, Outcome, Stop
-from workers.outcome import HandlerTimeout, outcome_of_error, outcome_of_stop
+from workers.outcome import HandlerTimeout, outcome_of_error, outcome_of_stop, storable
 
 __all__ = ["Executor"]
+
+_LONGEST_PROGRESS = 2000
 
 
 class Executor:
@@ -64,17 +66,17 @@ class Executor:
         timeout = attempt.meta.get("timeout", attempt.task_type.timeout) if attempt.meta else attempt.task_type.timeout
         try:
             args, kwargs = attempt.task_type.decode(attempt.args)
-            attempt.context = self._context(attempt)
-            current.set(attempt.context)
+            current.set(partial(self._context, attempt))
             if attempt.task_type.is_async:
                 result = await self._on_loop(attempt, args, kwargs, timeout)
             else:
+                self._context(attempt)  # made before its thread can ask for it: there must be only one
                 attempt.in_thread = True
                 future = self._in_thread(attempt, args, kwargs)
                 if not (await asyncio.wait({future}, timeout=timeout))[0]:
                     free_slot = False  # the thread cannot be ended; its slot is free when it is
                     future.add_done_callback(self._thread_ended)
-                    attempt.context.ask_to_stop()
+                    self._context(attempt).ask_to_stop()
                     raise HandlerTimeout(f"still running after {timeout:g} s")
                 result = future.result()
             outcome = self._returned(attempt, result)
@@ -98,7 +100,7 @@ class Executor:
             raise
 
     def _in_thread(self, attempt: Attempt, args: tuple[Any, ...], kwargs: dict[str, Any]) -> asyncio.Future[Any]:
-        call = partial(attempt.task_type.function, *args, **kwargs)
+        call = partial(_call, attempt.task_type.function, args, kwargs)
         return self._loop.run_in_executor(self._threads, contextvars.copy_context().run, call)
 
     def _thread_ended(self, future: asyncio.Future[Any]) -> None:
@@ -108,19 +110,28 @@ class Executor:
         self._fill()
 
     def _context(self, attempt: Attempt) -> Context:
-        return Context(
-            task_id=attempt.task_id,
-            type=attempt.task_type.name,
-            queue=self._queue_names.get(attempt.queue_id, ""),
-            attempt=attempt.number,
-            tries=attempt.tries,
-            max_attempts=attempt.max_tries,
-            headers=attempt.meta.get("headers", {}) if attempt.meta else {},
-            report=partial(self._progress, attempt),
-        )
+        """The attempt's context, made when first asked for."""
+        if attempt.context is None:
+            attempt.context = Context(
+                task_id=attempt.task_id,
+                type=attempt.task_type.name,
+                queue=self._queue_names.get(attempt.queue_id, ""),
+                attempt=attempt.number,
+                tries=attempt.tries,
+                max_attempts=attempt.max_tries,
+                headers=attempt.meta.get("headers", {}) if attempt.meta else {},
+                report=partial(self._report, attempt),
+            )
+        return attempt.context
+
+    def _report(self, attempt: Attempt, fraction: float, message: str | None) -> None:
+        if message is not None:
+            secrets = attempt.task_type.secret_values(*attempt.task_type.decode(attempt.args))
+            message = storable(str(message), secrets)[:_LONGEST_PROGRESS]
+        self._progress(attempt, fraction, message)
 
     def _returned(self, attempt: Attempt, result: Any) -> Outcome:
-        """A plain function that saw that it should stop and returned was stopped; anything else it returned is a result."""
+        """A plain function that saw that it should stop and returned was stopped; any other return is a result."""
         if attempt.stop is not None and attempt.in_thread and attempt.context is not None and attempt.context.obeyed:
             return outcome_of_stop(attempt.stop, None)
         return Outcome(State.SUCCEEDED, result=attempt.task_type.encode_result(result))
@@ -151,7 +162,7 @@ class Executor:
         self._fill()
 
     def stop_one(self, attempt: Attempt, stop: Stop) -> None:
-        """Ask one attempt to stop: a coroutine is cancelled now, a plain function is told, a waiting one never starts."""
+        """Ask one attempt to stop: a coroutine is cancelled, a plain function is told, a waiting one never starts."""
         if attempt.outcome is not None or attempt.stop is not None:
             return
         attempt.stop = stop
@@ -163,13 +174,12 @@ class Executor:
             attempt.job.cancel()
             self._end(attempt, outcome_of_stop(stop, None), free_slot=True)
         elif attempt.in_thread or not attempt.task_type.is_async:
-            if attempt.context is not None:
-                attempt.context.ask_to_stop()
+            self._context(attempt).ask_to_stop()
         else:
             attempt.job.cancel()
 
     def abandon(self, attempt: Attempt) -> None:
-        """Settle a plain function that does not stop as given back, although its thread goes on: its later end is ignored."""
+        """Settle a plain function that does not stop as given back; what its thread does later is ignored."""
         if attempt.outcome is None:
             attempt.outcome = outcome_of_stop(Stop.RELEASE, None)
             self._finished(attempt)
@@ -177,3 +187,10 @@ class Executor:
     def close(self) -> None:
         """Let the threads end with the process."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return function(*args, **kwargs)
+    except StopIteration as error:  # a future cannot carry it: the attempt would never end
+        raise RuntimeError("the handler raised StopIteration") from error

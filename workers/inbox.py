@@ -1,4 +1,4 @@
-"""Flow control that stays push: bounded buffers per lane, and refusals with a growing, jittered delay when they are full.
+"""Flow control that stays push: bounded buffers per lane, and refusals with a growing, jittered delay when full.
 
 The subscriptions stay up all the time.  UNSUB and SUB to pause the flow lose deliveries until their ack timer ends
 (measured); refusing with 2 to 64 ms lets a free worker take the message within milliseconds.
@@ -68,7 +68,7 @@ class Inbox:
             key = (reference.task_id, reference.attempt)
             twin = self._waiting.get(key)
             if twin is not None:
-                twin.more_replies.append(message.reply)
+                twin.join([message.reply])
             elif self.closed or len(self._waiting) >= self._limit():
                 await self._refuse(message)
             else:

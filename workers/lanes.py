@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from dispatcher.bus import Bus, Subscription
 from dispatcher.database import Database
-from dispatcher.errors import BusError
+from dispatcher.errors import BusError, ConfigurationError
 from dispatcher.streams.config import StreamsConfig
 from dispatcher.streams.ensure import ensure_consumer, ensure_stream
 from dispatcher.streams.plan import Lane
@@ -83,8 +83,8 @@ class Lanes:
                 found = await verify(self._streams, self._bus, self._subjects, self._all(), repair=False)
                 for change in found.repaired:
                     _log.warning("repaired: %s", change)
-            except BusError as error:
-                _log.warning("lanes cannot be checked: %s", error)
+            except (BusError, ConfigurationError) as error:
+                _log.error("lanes are not as streams.conf says: %s", error)
 
     async def waiting(self) -> int:
         """Messages that the lanes still hold, delivered or not."""

@@ -1,8 +1,8 @@
 """The lease thread: renews this worker's sessions where no handler can block it, and fences when it cannot.
 
-Deadlines are counted from before a renewal was sent, by the monotonic clock; PostgreSQL decides by its own.  Two margins
-before the end the handlers are told to stop, one margin before it a process that still runs a plain function leaves:
-from then on another worker may run the same task.
+Deadlines are counted from before a renewal was sent, by the monotonic clock; PostgreSQL decides by its own.  Two
+margins before the end the handlers are told to stop, one margin before it a process that still runs a plain function
+leaves: from then on another worker may run the same task.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class LeaseKeeper:
                 self._connection = connect_sync(self._settings, "dispatcher worker lease", statement_timeout=limit)
             params = {"session": session.id, "boot": self._boot_id}
             cursor = self._connection.cursor(binary=True)
-            rows = cursor.execute(RENEW.psycopg(self._settings.db_schema), params).fetchall()  # type: ignore[call-overload]
+            rows = cursor.execute(RENEW.psycopg(self._settings.db_schema), params).fetchall()
         except psycopg.Error as error:
             self._close()
             self._failed(session, str(error).strip().split("\n")[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,11 +14,12 @@ from dispatcher.outcomes import Cancel, RetryIn, Snooze
 from state.machine import Reason, State
 from workers.attempt import Outcome, Stop
 
-__all__ = ["HandlerTimeout", "describe_error", "outcome_of_error", "outcome_of_stop"]
+__all__ = ["HandlerTimeout", "describe_error", "outcome_of_error", "outcome_of_stop", "storable"]
 
 _LONGEST_MESSAGE = 4000
 _LONGEST_TRACEBACK = 16000
 _MASK = "**********"
+_LONGEST_DELAY = 10 * 365 * 86400.0
 
 
 class HandlerTimeout(Exception):
@@ -37,10 +39,14 @@ def outcome_of_error(
     match error:
         case Snooze():
             return Outcome(
-                State.SCHEDULED, reason=Reason.SNOOZED, delay=error.seconds, refund=1, detail=_why(error.why)
+                State.SCHEDULED,
+                reason=Reason.SNOOZED,
+                delay=min(error.seconds, _LONGEST_DELAY),
+                refund=1,
+                detail=_why(error.why, secrets),
             )
         case Cancel():
-            return Outcome(State.CANCELLED, reason=Reason.BY_REQUEST, detail=_why(str(error) or None))
+            return Outcome(State.CANCELLED, reason=Reason.BY_REQUEST, detail=_why(str(error), secrets))
         case Undecodable():
             return Outcome(State.FAILED, reason=Reason.UNDECODABLE, detail=describe_error(error, secrets))
         case ResultUnserialisable():
@@ -48,10 +54,11 @@ def outcome_of_error(
     reason = Reason.TIMEOUT if isinstance(error, HandlerTimeout) else Reason.ERROR
     detail = describe_error(error, secrets)
     if isinstance(error, RetryIn):
-        return Outcome(State.RETRYING, reason=reason, delay=error.seconds, detail=detail)
+        return Outcome(State.RETRYING, reason=reason, delay=min(error.seconds, _LONGEST_DELAY), detail=detail)
     if not isinstance(error, HandlerTimeout) and not retry.wants(error):
         return Outcome(State.FAILED, reason=Reason.REJECTED, detail=detail)
-    return Outcome(State.RETRYING, reason=reason, delay=retry.delay(tries, random), detail=detail)
+    delay = min(retry.delay(tries, random), _LONGEST_DELAY)
+    return Outcome(State.RETRYING, reason=reason, delay=delay, detail=detail)
 
 
 def outcome_of_stop(stop: Stop, timeout: float | None) -> Outcome:
@@ -68,11 +75,10 @@ def outcome_of_stop(stop: Stop, timeout: float | None) -> Outcome:
 def describe_error(error: BaseException, secrets: Sequence[str]) -> dict[str, Any]:
     """Type, message, traceback and fingerprint of an error, with every secret argument masked."""
     kind = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-    frames = "".join(traceback.format_exception(error))[-_LONGEST_TRACEBACK:]
     return {
-        "type": kind,
-        "message": _masked(str(error), secrets)[:_LONGEST_MESSAGE],
-        "traceback": _masked(frames, secrets),
+        "type": storable(kind, secrets),
+        "message": storable(_text_of(error), secrets)[:_LONGEST_MESSAGE],
+        "traceback": storable("".join(traceback.format_exception(error)), secrets)[-_LONGEST_TRACEBACK:],
         "fingerprint": _fingerprint(kind, error),
     }
 
@@ -83,12 +89,20 @@ def _fingerprint(kind: str, error: BaseException) -> str:
     return hashlib.sha256("\n".join([kind, *places]).encode()).hexdigest()[:16]
 
 
-def _masked(text: str, secrets: Sequence[str]) -> str:
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, _MASK)
-    return text.replace("\0", "")
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001 - an error that cannot say what it is must not hide that it happened
+        return f"<{type(error).__qualname__} whose text cannot be read: {type(broken).__qualname__}>"
 
 
-def _why(why: str | None) -> dict[str, Any] | None:
-    return {"message": why} if why else None
+def storable(text: str, secrets: Sequence[str]) -> str:
+    """A handler's text with every secret masked, also where it is quoted, and without what PostgreSQL cannot store."""
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        for form in {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1]}:
+            text = text.replace(form, _MASK)
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
+
+
+def _why(why: object, secrets: Sequence[str]) -> dict[str, Any] | None:
+    return {"message": storable(str(why), secrets)[:_LONGEST_MESSAGE]} if why else None

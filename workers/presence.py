@@ -19,7 +19,7 @@ __all__ = ["Presence"]
 _log = logging.getLogger("dispatcher.presence")
 
 _ANNOUNCE_SECONDS = 10.0
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS = 0.1
 _SMALLEST_CHANGE = 0.25
 
 

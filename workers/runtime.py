@@ -25,8 +25,7 @@ from dispatcher.settings import Settings
 from dispatcher.streams.config import StreamsConfig
 from dispatcher.subjects import Subjects
 from dispatcher.task import TaskType
-from state.registry import REGISTER_TYPES, TYPE_IDS
-from state.sql import Sql
+from state.registry import OUTBOX_WAITS, QUEUE_IDS, REGISTER_TYPES, TYPE_IDS
 from workers.attempt import Attempt, Stop
 from workers.claimer import Claimer
 from workers.executor import Executor
@@ -45,7 +44,6 @@ _log = logging.getLogger("dispatcher.worker")
 
 _HOUSEKEEPING_SECONDS = 0.25
 _LONGEST_AHEAD_SECONDS = 1.0
-_QUEUE_NAMES = Sql("SELECT id, name FROM {s}.queues WHERE name = ANY (CAST(:names AS text[]))")
 
 
 class Worker:
@@ -135,7 +133,7 @@ class Worker:
                 params = {"names": sorted(names), "options": ["{}" for _ in names]}
                 await self._claims.run(REGISTER_TYPES, params)
                 rows = await self._claims.run(TYPE_IDS, {"names": sorted(names)})
-                queue_rows = await self._claims.run(_QUEUE_NAMES, {"names": self._queues})
+                queue_rows = await self._claims.run(QUEUE_IDS, {"names": self._queues})
                 break
             except Transient as error:
                 tries += 1
@@ -187,7 +185,7 @@ class Worker:
         for attempt in attempts:
             if self.executor.running.get(attempt.task_id) is attempt:
                 del self.executor.running[attempt.task_id]
-        self.pace.settled(len(attempts))
+        self.pace.settled(len(attempts), more=bool(len(self.inbox) or self.executor.ready))
         self.claimer.has_room.set()
 
     def _cancel(self, task_id: UUID, number: int) -> None:
@@ -240,11 +238,7 @@ class Worker:
         self.drain()
 
     async def _outbox_waits(self) -> bool:
-        sql = Sql(
-            "SELECT EXISTS (SELECT 1 FROM {s}.outbox o JOIN {s}.lanes l ON l.id = o.lane_id JOIN {s}.queues q"
-            " ON q.id = l.queue_id WHERE q.name = ANY (CAST(:names AS text[])))"
-        )
-        return bool((await self._claims.run(sql, {"names": self._queues}))[0][0])
+        return bool((await self._claims.run(OUTBOX_WAITS, {"names": self._queues}))[0][0])
 
     # stop -----------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""A session: this worker's right to hold tasks, one id per busy period.  Never revived, never shared by two processes."""
+"""A session: this worker's right to hold tasks, one id per busy period, never revived, never shared."""
 
 from __future__ import annotations
 

@@ -104,16 +104,23 @@ class Settler:
             assert attempt.outcome is not None
             groups.setdefault((attempt.session, attempt.outcome.to is State.SUCCEEDED), []).append(attempt)
         for (session, succeeded), attempts in groups.items():
-            attempts.sort(key=lambda attempt: attempt.task_id)
             done_batches = list(session.done_batches)
-            params = self._params(session, attempts, succeeded) | {"batches": done_batches}
-            rows = await self._database.run(settle.SUCCEED if succeeded else settle.LEAVE, params)
+            params = self._params(session, attempts, succeeded)
+            params["batches"] = done_batches
+            accepted = await (self._succeed(attempts, params) if succeeded else self._leave(params))
             session.done_batches = session.done_batches[len(done_batches) :]
-            accepted = {row[0]: State.SUCCEEDED if succeeded else State(row[1]) for row in rows}
             settled = attempts
             if len(accepted) < len(attempts):
                 settled = await self._refusals(session, attempts, accepted)
             await self._announce(session, settled, accepted)
+
+    async def _succeed(self, attempts: list[Attempt], params: dict[str, Any]) -> dict[UUID, State]:
+        [(positions,)] = await self._database.run(settle.SUCCEED, params)
+        taken = attempts if positions is None else [attempts[n - 1] for n in positions]
+        return {attempt.delivery.task_id: State.SUCCEEDED for attempt in taken}
+
+    async def _leave(self, params: dict[str, Any]) -> dict[UUID, State]:
+        return {row[0]: State(row[1]) for row in await self._database.run(settle.LEAVE, params)}
 
     @staticmethod
     def _params(session: Session, attempts: list[Attempt], succeeded: bool) -> dict[str, Any]:
@@ -153,7 +160,7 @@ class Settler:
             elif state == State.QUEUED and row_attempt == number:
                 # the claim itself is gone (a database that lost its last commits): the message is needed again
                 await self._bus.nak(attempt.delivery.replies, 0)
-                attempt.delivery.more_replies, attempt.delivery.reply = [], ""
+                attempt.delivery.more_replies, attempt.delivery.reply = (), ""
             else:
                 self.refused += 1
         if skipped:

@@ -17,6 +17,7 @@ from dispatcher.cli.options import (
     NatsUrl,
     Schema,
     StreamsConf,
+    dev_settings,
     load_settings,
     variables_of,
 )
@@ -41,7 +42,7 @@ class Setting:
     name: str
     value: Any
     origin: str
-    """``flag``, ``environment NAME`` or ``default``."""
+    """``flag``, ``environment NAME``, ``dispatcher dev`` (one that runs in this folder) or ``default``."""
     variables: tuple[str, ...]
 
 
@@ -63,7 +64,8 @@ def show(
         "streams_conf": streams_conf,
     }
     settings = load_settings(**flags)
-    shown = [_setting(settings, name, flags.get(name) is not None) for name in Settings.model_fields]
+    from_dev = dev_settings(flags)
+    shown = [_setting(settings, name, flags.get(name) is not None, name in from_dev) for name in Settings.model_fields]
     known = _OTHERS.union(*(item.variables for item in shown))
     ignored = sorted(name for name in os.environ if name.startswith("DISPATCHER_") and name not in known)
     for name in ignored:
@@ -82,12 +84,13 @@ def schema() -> None:
     print(to_json(document, indent=2))
 
 
-def _setting(settings: Settings, name: str, from_flag: bool) -> Setting:
+def _setting(settings: Settings, name: str, from_flag: bool, from_dev: bool) -> Setting:
     variables = variables_of(name)
     # pydantic-settings compares names without regard to case
     set_names = {key.upper(): key for key in os.environ}
     found = next((set_names[variable] for variable in variables if variable in set_names), None)
-    origin = "flag" if from_flag else f"environment {found}" if found else "default"
+    elsewhere = "dispatcher dev" if from_dev else "default"
+    origin = "flag" if from_flag else f"environment {found}" if found else elsewhere
     value = getattr(settings, name)
     if isinstance(value, timedelta):
         value = f"{value.total_seconds():g}s"

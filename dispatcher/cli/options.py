@@ -3,7 +3,8 @@
     def command(database_url: DatabaseUrl = None, schema: Schema = None, json: Json = False) -> None:
         settings = load_settings(database_url=database_url, db_schema=schema)
 
-A flag goes before the environment, the environment before the default.
+A flag goes before the environment, the environment before the default.  When neither names a server, those of a
+``dispatcher dev`` that runs in the current folder are used.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import AliasChoices, ValidationError
 
+from dispatcher.dev.beacon import found
 from dispatcher.errors import ConfigurationError
 from dispatcher.settings import Settings
 
@@ -27,6 +29,7 @@ __all__ = [
     "Schema",
     "StreamsConf",
     "Yes",
+    "dev_settings",
     "load_settings",
     "require_database",
     "require_nats",
@@ -72,16 +75,37 @@ _CURES = {
 }
 
 
-def load_settings(**flags: Any) -> Settings:
-    """Settings from flags (``None``: not given) and the environment.
+def load_settings(*, use_dev: bool = True, **flags: Any) -> Settings:
+    """Settings from flags (``None``: not given), the environment and, with ``use_dev``, a running ``dispatcher dev``.
 
     Raises ``ConfigurationError`` in one line that names the flag or variable that is wrong and what it should be.
     """
     given = {name: value for name, value in flags.items() if value is not None}
+    if use_dev:
+        given = {**dev_settings(given), **given}
     try:
         return Settings(**given)
     except ValidationError as error:
         raise ConfigurationError("; ".join(_explain(item, given) for item in error.errors())) from None
+
+
+def dev_settings(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What the ``dispatcher dev`` of this folder adds to these flags: nothing when any server is named already.
+
+    All or nothing, so that one command never talks to the database of one installation and the NATS of another.
+    """
+    set_names = {name.upper() for name, value in os.environ.items() if value}
+    for name in ("database_url", "nats_url"):
+        if flags.get(name) is not None or set_names.intersection(variables_of(name)):
+            return {}
+    settings = (found() or {}).get("settings")
+    if not isinstance(settings, dict):
+        return {}
+    return {
+        name: value
+        for name, value in settings.items()
+        if name in Settings.model_fields and not set_names.intersection(variables_of(name))
+    }
 
 
 def require_database(settings: Settings) -> str:

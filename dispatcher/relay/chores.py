@@ -22,7 +22,7 @@ class Chores:
 
     async def timers(self) -> int:
         """Put due tasks into the outbox and fail those that nobody started in time."""
-        total = 0
+        total: int = 0
         while True:
             [(gone, moved)] = await self._database.run(timers.PROMOTE, {"most": _BATCH})
             total += moved
@@ -58,7 +58,7 @@ class Chores:
 
     async def unpark(self) -> int:
         """Send on parked tasks whose gate is open again."""
-        total = 0
+        total: int = 0
         while True:
             [(cleared, moved)] = await self._database.run(requests.UNPARK_ANY, {"most": _BATCH})
             total += moved

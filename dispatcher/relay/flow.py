@@ -1,12 +1,13 @@
 """Flow control that stays push: how many messages may be outstanding per lane, shared out by demand.
 
-Workers announce how many messages they want (slots plus a prefetch that follows their measured rate).  The sum over the
-lanes that a group of workers serves stays within 1 to 2 times that: a limit of slots on each of many lanes is a storm of
-refusals (44 deliveries per task at 20 lanes × 30 instead of 3.9 at 20 × 3, reference measurement).
+Workers announce how many messages they want (slots plus a prefetch that follows their measured rate).  The sum over
+the lanes that a group of workers serves stays within 1 to 2 times that: a limit of slots on each of many lanes is a
+storm of refusals (44 deliveries per task at 20 lanes × 30 instead of 3.9 at 20 × 3, reference measurement).
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -56,7 +57,7 @@ class Shares:
     def __init__(self) -> None:
         self._demands: dict[str, tuple[Demand, float]] = {}
         self._set: dict[tuple[str, str], int] = {}
-        self.changed = False
+        self.changed = asyncio.Event()
 
     async def announced(self, message: Message) -> None:
         """One announcement of a worker; ``want`` 0 takes it out."""
@@ -68,7 +69,7 @@ class Shares:
             return
         before = self._demands.get(demand.worker)
         if before is None or before[0] != demand:
-            self.changed = True
+            self.changed.set()
         if demand.want <= 0:
             self._demands.pop(demand.worker, None)
         else:
@@ -83,7 +84,7 @@ class Shares:
         """Limits that differ by a quarter or more from what was set last; call :meth:`was_set` after each update."""
         oldest = time.monotonic() - _FORGET_SECONDS
         self._demands = {name: kept for name, kept in self._demands.items() if kept[1] > oldest}
-        self.changed = False
+        self.changed.clear()
         wanted = share_out([demand for demand, _ in self._demands.values()], lanes)
         return {
             key: limit

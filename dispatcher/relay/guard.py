@@ -15,8 +15,10 @@ from dispatcher.relay.flow import Shares
 from dispatcher.relay.leader import Leader
 from dispatcher.settings import Settings
 from dispatcher.streams.config import StreamsConfig
-from dispatcher.streams.ensure import ensure_stream, set_max_ack_pending
+from dispatcher.streams.ensure import set_max_ack_pending
+from dispatcher.streams.plan import Lane
 from dispatcher.streams.server import read_consumer
+from dispatcher.streams.verify import verify
 from dispatcher.subjects import Subjects
 
 __all__ = ["Guard"]
@@ -24,7 +26,7 @@ __all__ = ["Guard"]
 _log = logging.getLogger("dispatcher.guard")
 
 _GUARD_SECONDS = 10.0
-_SHARE_SECONDS = 0.5
+_SHARE_SECONDS = 0.1
 
 
 class Guard:
@@ -42,22 +44,27 @@ class Guard:
         try:
             while True:
                 await self.look_at_streams()
-                for _ in range(int(_GUARD_SECONDS / _SHARE_SECONDS)):
-                    await asyncio.sleep(_SHARE_SECONDS)
-                    if self._shares.changed:
-                        await self._share()
                 await self._share()
+                end = asyncio.get_running_loop().time() + _GUARD_SECONDS
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(end):
+                        while True:
+                            await self._shares.changed.wait()
+                            await self._share()
+                            await asyncio.sleep(_SHARE_SECONDS)
         finally:
             await demand.unsubscribe()
 
     async def look_at_streams(self) -> None:
         """Make or repair every stream; one that is not the one we knew has its tasks dispatched again."""
-        for name in self._streams.streams:
-            try:
-                created = await ensure_stream(self._bus, self._subjects, name, self._streams.streams[name])
-            except BusError as error:
-                _log.warning("stream %s cannot be checked: %s", name, error)
-                continue
+        try:
+            found = await verify(self._streams, self._bus, self._subjects, self._lanes())
+        except BusError as error:
+            _log.warning("streams cannot be checked: %s", error)
+            return
+        for change in found.repaired:
+            _log.warning("repaired: %s", change)
+        for name, created in found.created.items():
             if self._known.get(name) == created:
                 continue
             self._shares.forget_limits()
@@ -65,6 +72,14 @@ class Guard:
                 self._leader.full_look_of[name] = created
                 self._leader.nudge()
             self._known[name] = created
+
+    def _lanes(self) -> list[Lane]:
+        """The lanes that live workers serve; they make their consumers, the leader sets drifted ones right."""
+        return [
+            Lane(self._streams.queue(queue).stream, queue, lane)
+            for queue in sorted(self._shares.queues)
+            for lane in self._streams.queue(queue).lanes
+        ]
 
     async def _share(self) -> None:
         """Set the limits that changed by a quarter or more."""

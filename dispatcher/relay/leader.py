@@ -20,8 +20,11 @@ from dispatcher.relay.reconcile import Reconciler
 from dispatcher.relay.rescuer import Rescuer
 from dispatcher.relay.sleep import Sleep
 from dispatcher.settings import Settings
+from dispatcher.streams.config import StreamsConfig
+from dispatcher.streams.registry import queue_rows
 from dispatcher.subjects import Subjects
 from state import chores, outbox
+from state.registry import REGISTER_QUEUE
 
 __all__ = ["Leader"]
 
@@ -40,9 +43,9 @@ _TRIM_SECONDS = 10.0
 class Leader:
     """One term of office.  :meth:`run` returns when asked to stop and raises when a connection breaks."""
 
-    def __init__(self, settings: Settings, bus: Bus, drain: Drain, name: str) -> None:
+    def __init__(self, settings: Settings, streams: StreamsConfig, bus: Bus, drain: Drain, name: str) -> None:
         subjects = Subjects(settings.namespace)
-        self._settings, self._bus, self._drain = settings, bus, drain
+        self._settings, self._streams, self._bus, self._drain = settings, streams, bus, drain
         self._database = Database(settings, name, statement_timeout="30s")
         self.sleep = Sleep(settings, name)
         self.chores = Chores(self._database, bus, subjects)
@@ -69,9 +72,11 @@ class Leader:
         self.sleep.event.set()
 
     async def start(self) -> None:
-        """Listen and make the configured limit known.  Raises one of ``Transient``."""
+        """Listen; make the configured limit, queues and lanes known.  Raises one of ``Transient``."""
         await self.sleep.start()
         await self._database.run(outbox.LIMIT, {"limit": self._settings.outbox_limit})
+        for row in queue_rows(self._streams):
+            await self._database.run(REGISTER_QUEUE, row)
 
     async def run(self) -> None:
         """Lead until stopped.  Raises one of ``Transient`` or ``ConnectionError`` when the database is away."""

@@ -39,7 +39,7 @@ class Reconciler:
         self._unlock = Sql(f"SELECT pg_advisory_unlock({key[0]}, {key[1]})")
 
     async def once(self) -> int:
-        """Look at every lane once; returns how many tasks were sent again.  Raises ``BusUnavailable`` or ``Transient``."""
+        """Look at every lane once; returns how many tasks were sent again.  Raises ``BusError`` or ``Transient``."""
         entries = await self._database.run(reconcile.ENTRIES)
         lanes = {row[0]: row for row in await self._database.run(LANE_MAP)} if entries else {}
         total = 0
@@ -74,10 +74,11 @@ class Reconciler:
         return rows[0][0] if rows else None
 
     async def _judge(self, lane: int, upto: int, before: datetime | None) -> int:
-        total = 0
+        total: int = 0
         while True:
             params: dict[str, Any] = {"lane": lane, "upto": upto, "before": before, "most": _BATCHES}
-            [(looked, gone, moved)] = await self._database.run(reconcile.RECONCILE, params)
+            [row] = await self._database.run(reconcile.RECONCILE, params)
+            looked, gone, moved = (int(figure) for figure in row)
             total += moved
             if moved:
                 _log.warning("%d queued tasks of lane %d had lost their message; sent again", moved, lane)

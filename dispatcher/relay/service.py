@@ -98,7 +98,7 @@ class Relay:
                 await pause_before_retry(tries)
 
     async def _lead(self) -> None:
-        self.leader = leader = Leader(self._settings, self._bus, self.drain, self.name)
+        self.leader = leader = Leader(self._settings, self._streams, self._bus, self.drain, self.name)
         guard = Guard(self._settings, self._streams, self._bus, leader)
         await leader.start()
         # before the first drain: a stream that is new to us means that everything published before is gone

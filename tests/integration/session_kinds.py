@@ -14,8 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_ses
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool
 
-SyncKind = Callable[[str], AbstractContextManager[Any]]
-AsyncKind = Callable[[str], AbstractAsyncContextManager[Any]]
+from dispatcher import AsyncTx, SyncTx
+
+SyncKind = Callable[[str], AbstractContextManager[SyncTx]]
+AsyncKind = Callable[[str], AbstractAsyncContextManager[AsyncTx]]
 
 
 def _url(database_url: str, driver: str) -> str:
@@ -24,7 +26,7 @@ def _url(database_url: str, driver: str) -> str:
 
 def session(driver: str) -> SyncKind:
     @contextmanager
-    def kind(url: str) -> Iterator[Any]:
+    def kind(url: str) -> Iterator[SyncTx]:
         engine = create_engine(_url(url, driver), poolclass=NullPool)
         with Session(engine) as tx, tx.begin():
             yield tx
@@ -34,7 +36,7 @@ def session(driver: str) -> SyncKind:
 
 def scoped(driver: str) -> SyncKind:
     @contextmanager
-    def kind(url: str) -> Iterator[Any]:
+    def kind(url: str) -> Iterator[SyncTx]:
         tx = scoped_session(sessionmaker(create_engine(_url(url, driver), poolclass=NullPool)))
         try:
             yield tx
@@ -47,7 +49,7 @@ def scoped(driver: str) -> SyncKind:
 
 def connection(driver: str, isolation: str | None = None) -> SyncKind:
     @contextmanager
-    def kind(url: str) -> Iterator[Any]:
+    def kind(url: str) -> Iterator[SyncTx]:
         options = {} if isolation is None else {"isolation_level": isolation}
         engine = create_engine(_url(url, driver), poolclass=NullPool, **options)
         with engine.begin() as tx:
@@ -58,7 +60,7 @@ def connection(driver: str, isolation: str | None = None) -> SyncKind:
 
 def plain(**options: Any) -> SyncKind:
     @contextmanager
-    def kind(url: str) -> Iterator[Any]:
+    def kind(url: str) -> Iterator[SyncTx]:
         with psycopg.connect(url, **options) as tx:
             yield tx
 
@@ -67,7 +69,7 @@ def plain(**options: Any) -> SyncKind:
 
 def async_session(driver: str) -> AsyncKind:
     @asynccontextmanager
-    async def kind(url: str) -> AsyncIterator[Any]:
+    async def kind(url: str) -> AsyncIterator[AsyncTx]:
         engine = create_async_engine(_url(url, driver), poolclass=NullPool)
         async with AsyncSession(engine) as tx, tx.begin():
             yield tx
@@ -77,7 +79,7 @@ def async_session(driver: str) -> AsyncKind:
 
 def async_scoped(driver: str) -> AsyncKind:
     @asynccontextmanager
-    async def kind(url: str) -> AsyncIterator[Any]:
+    async def kind(url: str) -> AsyncIterator[AsyncTx]:
         engine = create_async_engine(_url(url, driver), poolclass=NullPool)
         tx = async_scoped_session(async_sessionmaker(engine), scopefunc=asyncio.current_task)
         try:
@@ -91,7 +93,7 @@ def async_scoped(driver: str) -> AsyncKind:
 
 def async_connection(driver: str, isolation: str | None = None) -> AsyncKind:
     @asynccontextmanager
-    async def kind(url: str) -> AsyncIterator[Any]:
+    async def kind(url: str) -> AsyncIterator[AsyncTx]:
         options = {} if isolation is None else {"isolation_level": isolation}
         engine = create_async_engine(_url(url, driver), poolclass=NullPool, **options)
         async with engine.begin() as tx:
@@ -102,9 +104,13 @@ def async_connection(driver: str, isolation: str | None = None) -> AsyncKind:
 
 def async_plain(**options: Any) -> AsyncKind:
     @asynccontextmanager
-    async def kind(url: str) -> AsyncIterator[Any]:
-        async with await psycopg.AsyncConnection.connect(url, **options) as tx:
-            yield tx
+    async def kind(url: str) -> AsyncIterator[AsyncTx]:
+        tx = await psycopg.AsyncConnection.connect(url, **options)
+        try:
+            async with tx:
+                yield tx
+        finally:
+            await tx.close()  # psycopg leaves it open when the commit raises
 
     return kind
 

@@ -34,7 +34,7 @@ def login(user: str, password: SecretStr) -> SecretStr:
 
 def rows(database_url: str, sql: str, *params: Any) -> list[dict[str, Any]]:
     with psycopg.connect(database_url, row_factory=dict_row) as connection:
-        return connection.execute(sql, params or None).fetchall()  # type: ignore[arg-type]
+        return connection.execute(sql, params or None).fetchall()
 
 
 def tasks(database_url: str) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import psycopg
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -160,6 +161,7 @@ def test_a_database_without_our_tables_is_told(empty_database_url: str, kind: st
 
 def test_savepoints_of_the_caller_hold(database_url: str) -> None:
     with SYNC["session-psycopg"](database_url) as tx:
+        assert isinstance(tx, Session)
         kept = charge.enqueue(tx, 1)
         with pytest.raises(Boom), tx.begin_nested():
             charge.enqueue(tx, 2)
@@ -204,16 +206,16 @@ def test_a_pipeline_of_psycopg(database_url: str) -> None:
 def test_secrets_appear_in_no_log_and_no_error(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
     engine = create_engine(database_url.replace("postgresql://", "postgresql+psycopg://"), echo=True)
     with caplog.at_level("DEBUG"), pytest.raises(Exception, match="constraint") as caught, engine.begin() as connection:
-        task = login.enqueue(connection, "u", password="hunter2")  # type: ignore[arg-type]
+        task = login.enqueue(connection, "u", password=SecretStr("hunter2"))
         connection.execute(text("UPDATE dispatcher.tasks SET state = 99 WHERE id = :id"), {"id": task.id})
     assert "create_task" in caplog.text
     assert "hunter2" not in caplog.text + str(caught.value)
     with pytest.raises(UnknownLane) as lane, engine.begin() as connection:
-        login.options(lane="none").enqueue(connection, "u", password="hunter2")  # type: ignore[arg-type]
+        login.options(lane="none").enqueue(connection, "u", password=SecretStr("hunter2"))
     assert lane.value.__cause__ is not None
     assert "hunter2" not in str(lane.value.__cause__)
     with engine.begin() as connection:
-        login.enqueue(connection, "u", password="hunter2")  # type: ignore[arg-type]
+        login.enqueue(connection, "u", password=SecretStr("hunter2"))
     (row,) = tasks(database_url)
     assert json.loads(bytes(row["args"])) == {"user": "u", "password": "hunter2"}
     assert row["meta"] == {"secret": ["password"]}
@@ -242,10 +244,11 @@ async def test_statement_through_asyncpg(database_url: str) -> None:
 def test_statement_through_drivers_with_format_parameters(database_url: str) -> None:
     import psycopg2
 
-    for connect in (psycopg.connect, psycopg2.connect):
-        connection = connect(database_url)
+    drivers: list[Any] = [psycopg, psycopg2]
+    for driver in drivers:
+        connection = driver.connect(database_url)
         with connection.cursor() as cursor:
-            cursor.execute(*charge.call(1).statement(style="format"))  # type: ignore[arg-type]
+            cursor.execute(*charge.call(1).statement(style="format"))
             assert cursor.fetchone()[1] is True
         connection.commit()
         connection.close()

@@ -47,13 +47,16 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
     drawn: dict[str, str | None] = {}
     path: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
-        match = re.match(r"^    ((?:│   |    )*(?:├── |└── )?)(\w+)", line)
+        match = re.match(r"^((?:│   |    )*(?:├── |└── )?)(\w+)(?:  |$)", line)
         if match:
             path[len(match[1]) // 4 :] = [match[2]]
             drawn[match[2]] = path[-2] if len(path) > 1 else None
-    assert drawn == {
-        name: None if cls is DispatcherError else cls.__bases__[0].__name__ for name, cls in classes.items()
-    }
+    assert drawn == {name: None if cls is DispatcherError else _parent(cls) for name, cls in classes.items()}
+
+
+def _parent(cls: type) -> str:
+    drawn = [base for base in cls.__bases__ if base.__name__ in errors.__all__]
+    return drawn[0].__name__ if drawn else DispatcherError.__name__
 
 
 def test_did_you_mean() -> None:

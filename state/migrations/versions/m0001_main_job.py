@@ -136,7 +136,8 @@ CREATE TABLE {s}.dispatch_log (
     task_ids    uuid[] NOT NULL,
     attempts    int[] NOT NULL,
     dispatches  int[] NOT NULL
-);
+) WITH (toast_tuple_target = 8160);
+ALTER TABLE {s}.dispatch_log ALTER COLUMN task_ids SET STORAGE EXTERNAL;  -- random ids do not compress: do not try
 CREATE TABLE {s}.relay_state (
     singleton   boolean PRIMARY KEY DEFAULT true CONSTRAINT relay_state_one_row CHECK (singleton),
     low_id      bigint NOT NULL DEFAULT 0,
@@ -163,7 +164,9 @@ CREATE TABLE {s}.claims (
     task_ids    uuid[] NOT NULL,
     attempts    int[] NOT NULL,
     PRIMARY KEY (session_id, batch)
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+) WITH (toast_tuple_target = 8160,
+        autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+ALTER TABLE {s}.claims ALTER COLUMN task_ids SET STORAGE EXTERNAL;
 CREATE TABLE {s}.cancel_requests (
     session_id  bigint NOT NULL,
     task_id     uuid NOT NULL,

@@ -1,0 +1,89 @@
+"""``latency``: from the return of commit in the producer to the first line of the handler."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dispatcher.bench.errors import BenchError
+from dispatcher.bench.ground import Ground
+from dispatcher.bench.pipeline import Pipeline, open_pipeline
+from dispatcher.bench.processes import environment, start
+from dispatcher.bench.rounds import medians, say, spread
+
+__all__ = ["latency", "percentile"]
+
+_WARM_UP_SECONDS = 3.0
+
+
+async def latency(
+    ground: Ground, *, rate: float, seconds: float, workers: int, concurrency: int, rounds: int
+) -> dict[str, Any]:
+    """Single transactions at a low rate.  Commit times stay with the producer, start times with the handler: the clock
+    is that of the machine, shared by its processes, and the two are brought together afterwards."""
+    async with open_pipeline(ground) as pipeline:
+        await pipeline.start_processes(workers, concurrency)
+        await _once(pipeline, rate, min(seconds, _WARM_UP_SECONDS))
+        measured = []
+        for number in range(rounds):
+            await pipeline.tidy()
+            figures = await _once(pipeline, rate, seconds)
+            await pipeline.prove()
+            measured.append(figures)
+            say(f"latency: round {number + 1} of {rounds}: {figures}")
+        return {
+            "bench": "latency",
+            "p50_ms": medians(measured, "p50_ms"),
+            "p99_ms": medians(measured, "p99_ms"),
+            "max_ms": max(item["max_ms"] for item in measured),
+            "samples": sum(item["samples"] for item in measured),
+            "rate": rate,
+            "seconds": seconds,
+            "workers": workers,
+            "concurrency": concurrency,
+            "spread": spread(measured, "p99_ms"),
+            "rounds": measured,
+            **pipeline.facts,
+        }
+
+
+async def _once(pipeline: Pipeline, rate: float, seconds: float) -> dict[str, Any]:
+    done, _, _ = await pipeline.done()
+    variables = environment(pipeline.settings, pipeline.ground)
+    producer = await start(
+        pipeline.ground, "producer", variables, "dispatcher.bench.produce", "paced", str(rate), str(seconds)
+    )
+    try:
+        await producer.hear(60.0)
+        await producer.tell("go")
+        commits = json.loads(await producer.hear(seconds * 2 + 60.0))["commits"]
+    finally:
+        await producer.stop()
+    await pipeline.until_done(done + len(commits))
+    starts = _starts(pipeline.ground.folder)
+    missing = commits.keys() - starts.keys()
+    if missing:
+        raise BenchError(f"{len(missing)} of {len(commits)} handlers left no note of their start")
+    delays = sorted((starts[task] - committed) / 1e6 for task, committed in commits.items())
+    return {
+        "p50_ms": percentile(delays, 0.5),
+        "p99_ms": percentile(delays, 0.99),
+        "max_ms": round(delays[-1], 3),
+        "samples": len(delays),
+    }
+
+
+def percentile(values: list[float], part: float) -> float:
+    """The nearest-rank percentile of sorted values: one that was really seen."""
+    return round(values[max(0, min(len(values) - 1, -int(-part * len(values) // 1) - 1))], 3)
+
+
+def _starts(folder: Path) -> dict[str, int]:
+    """The first start of each task, by its id."""
+    starts: dict[str, int] = {}
+    for file in folder.glob("*.marks"):
+        for line in file.read_text().splitlines():
+            task, _, at = line.partition(" ")
+            starts[task] = min(int(at), starts.get(task, int(at)))
+    return starts

@@ -1,0 +1,205 @@
+"""A whole system for one measurement: relay and workers as processes, and a connection that watches the tables."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.rows import TupleRow
+
+from dispatcher.bench import facts
+from dispatcher.bench.cpu import Meter
+from dispatcher.bench.errors import BenchError
+from dispatcher.bench.ground import Ground
+from dispatcher.bench.processes import Child, environment, start
+from dispatcher.bench.tasks import app, noop
+from dispatcher.bus import Bus
+from dispatcher.database import connect
+from dispatcher.settings import Settings
+from dispatcher.subjects import Subjects
+from state.sql import Sql
+
+__all__ = ["Pipeline", "open_pipeline"]
+
+_DONE = Sql("SELECT CAST(coalesce(sum(n), 0) AS bigint), clock_timestamp() FROM {s}.task_counts WHERE state = 6")
+_LEFT = Sql(
+    "SELECT (SELECT count(*) FROM {s}.outbox), (SELECT coalesce(sum(n), 0) FROM {s}.task_counts WHERE state <> 6)"
+)
+_PROOF = Sql(
+    "SELECT count(*), count(*) FILTER (WHERE state = 6), (SELECT count(*) FROM {s}.task_events) FROM {s}.tasks"
+)
+_LAST_BATCH = Sql("SELECT coalesce(max(batch), 0) FROM {s}.dispatch_log")
+_FIRST_DELETE = Sql("SELECT min(published_at) FROM {s}.dispatch_log WHERE batch > :batch")
+_STALL_SECONDS = 30.0
+_EVENTS_PER_TASK = 3
+_CHUNK = 1000
+
+
+class Pipeline:
+    """``relay`` and ``workers`` run; ``facts`` is what the figures were made on."""
+
+    def __init__(self, ground: Ground, connection: psycopg.AsyncConnection[TupleRow], bus: Bus) -> None:
+        self.ground, self.settings, self._connection, self.bus = ground, ground.settings, connection, bus
+        self._subjects = Subjects(self.settings.namespace)
+        self.relay: Child | None = None
+        self.workers: list[Child] = []
+        self.facts: dict[str, Any] = {}
+
+    async def query(self, sql: Sql, params: dict[str, Any] | None = None) -> TupleRow:
+        """The only row of a statement."""
+        cursor = await self._connection.execute(sql.psycopg(self.settings.db_schema).encode(), params)
+        row = await cursor.fetchone()
+        assert row is not None
+        return row
+
+    async def read_facts(self) -> None:
+        """Check durability and note what the figures are made on.  Raises ``BenchError`` when it is switched off."""
+        self.facts = {
+            **await facts.durability(self._connection),
+            "versions": await facts.versions(self._connection, self.bus.server_version),
+            "settings": await facts.server_settings(self._connection) | {"embedded": self.ground.embedded},
+            "machine": facts.machine(),
+        }
+
+    async def start_processes(self, workers: int, concurrency: int, logins: Sequence[Settings] | None = None) -> None:
+        """Start a relay and the workers, each kind with its own login when two are given, and wait for all of them."""
+        of_relay, of_worker = logins or (self.settings, self.settings)
+        self.relay = await start(self.ground, "relay", environment(of_relay, self.ground), "dispatcher", "relay")
+        for number in range(workers):
+            place = ("dispatcher", "worker", "dispatcher.bench.tasks:app", "-c", str(concurrency))
+            self.workers.append(
+                await start(self.ground, f"worker {number + 1}", environment(of_worker, self.ground), *place)
+            )
+        deadline = time.monotonic() + _STALL_SECONDS
+        while await self._present() < workers:
+            self.check()
+            if time.monotonic() > deadline:
+                raise BenchError(f"not all of the {workers} workers answered; {self.workers[-1].last_words()}")
+
+    async def _present(self) -> int:
+        answers = await self.bus.request_many(self._subjects.workers, wait=0.2)
+        return len({json.loads(answer)["boot_id"] for answer in answers})
+
+    def check(self) -> None:
+        """Raise ``BenchError`` when one of the processes ended."""
+        for child in [*self.workers, *([self.relay] if self.relay else [])]:
+            child.check()
+
+    def meter(self) -> Meter:
+        """CPU of the components; a server that we did not start has none to tell."""
+        return Meter(
+            {
+                "postgres": [self.ground.postgres_pid],
+                "nats": [self.ground.nats_pid],
+                "relay": [self.relay.pid if self.relay else None],
+                "worker": [worker.pid for worker in self.workers],
+            }
+        )
+
+    async def create(self, tasks: int) -> None:
+        """Create a backlog through the public API, from this process."""
+        url = self.settings.database_url
+        assert url is not None
+        app.configure(self.settings)
+        async with await psycopg.AsyncConnection.connect(url) as connection:
+            for begin in range(0, tasks, _CHUNK):
+                calls = [noop.call(number) for number in range(begin, min(tasks, begin + _CHUNK))]
+                await app.enqueue_many(connection, calls)
+                await connection.commit()
+
+    async def done(self) -> tuple[int, datetime, int]:
+        """Tasks that succeeded so far, and when that was true: by the database's clock and by this machine's."""
+        done, at = await self.query(_DONE)
+        return int(done), at, time.monotonic_ns()
+
+    async def until_done(self, target: int) -> tuple[datetime, int]:
+        """When so many tasks had succeeded, as another connection saw it: after the last settle's commit."""
+        begun = moved = time.monotonic()
+        last = first = (await self.done())[0]
+        while True:
+            done, at, now_ns = await self.done()
+            if done >= target:
+                return at, now_ns
+            now = now_ns / 1e9
+            if done != last:
+                last, moved = done, now
+            elif now - moved > _STALL_SECONDS:
+                raise BenchError(f"nothing moved for {_STALL_SECONDS:g} s, {target - done} tasks left")
+            self.check()
+            rate = (done - first) / max(now - begun, 1e-6)
+            # few looks while much is left, so that watching costs nothing; close ones at the end
+            await asyncio.sleep(min(0.25, max(0.003, (target - done) / rate / 2)) if rate else 0.02)
+
+    async def until_calm(self) -> None:
+        """Outbox empty, nothing queued or running, stream empty."""
+        deadline = time.monotonic() + _STALL_SECONDS
+        while any(await self.query(_LEFT)) or await self.in_stream():
+            self.check()
+            if time.monotonic() > deadline:
+                raise BenchError(f"the system did not become calm within {_STALL_SECONDS:g} s")
+            await asyncio.sleep(0.02)
+
+    async def in_stream(self) -> int:
+        """Messages that the streams of this namespace hold."""
+        answer = await self.bus.api("STREAM.LIST", {"subject": f"{self.settings.namespace}.tasks.>"})
+        return sum(stream["state"]["messages"] for stream in answer.get("streams") or [])
+
+    async def waiting(self) -> int:
+        """Rows of the outbox."""
+        return int((await self.query(_LEFT))[0])
+
+    async def last_batch(self) -> int:
+        """The number of the relay's last batch."""
+        return int((await self.query(_LAST_BATCH))[0])
+
+    async def first_delete(self, after_batch: int) -> datetime:
+        """When the transaction of the relay's first delete after that batch began."""
+        (at,) = await self.query(_FIRST_DELETE, {"batch": after_batch})
+        if not isinstance(at, datetime):
+            raise BenchError("the relay's log of this round is gone already; use fewer tasks")
+        return at
+
+    async def prove(self) -> None:
+        """Raise ``BenchError`` unless every task there is has succeeded and has all its events."""
+        tasks, succeeded, events = await self.query(_PROOF)
+        if succeeded != tasks or events < _EVENTS_PER_TASK * tasks:
+            raise BenchError(f"of {tasks} tasks {succeeded} succeeded, with {events} events: the figures would lie")
+
+    async def tidy(self) -> None:
+        """What autovacuum would do within a minute, done between the rounds so that it does not fall into one."""
+        for table in ("tasks", "task_events", "outbox", "task_counts", "claims", "dispatch_log"):
+            vacuum = Sql(f"VACUUM (ANALYZE) {{s}}.{table}")
+            await self._connection.execute(vacuum.psycopg(self.settings.db_schema).encode())
+
+    async def stop(self) -> None:
+        """End workers, then the relay, and remove the streams."""
+        await asyncio.gather(*(worker.stop() for worker in self.workers))
+        if self.relay:
+            await self.relay.stop()
+        found = await self.bus.api("STREAM.NAMES", {"subject": f"{self.settings.namespace}.>"})
+        for name in found.get("streams") or []:
+            await self.bus.api(f"STREAM.DELETE.{name}")
+
+
+@asynccontextmanager
+async def open_pipeline(ground: Ground) -> AsyncIterator[Pipeline]:
+    """Connect, check the server's settings, and clean up at the end; processes are started by the caller."""
+    # a connection made like those of relay and worker: it tells the settings that they have
+    connection = await connect(ground.settings, "dispatcher bench")
+    try:
+        bus = await Bus.connect(ground.settings, name="dispatcher bench", timeout=10)
+        pipeline = Pipeline(ground, connection, bus)
+        try:
+            await pipeline.read_facts()
+            yield pipeline
+        finally:
+            await pipeline.stop()
+            await bus.close()
+    finally:
+        await connection.close()

@@ -1,0 +1,54 @@
+"""Several rounds become one result: medians, spread, CPU per task."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from dispatcher.bench.cpu import Meter
+
+__all__ = ["cpu_per_task", "medians", "say", "spread", "throughput"]
+
+
+def say(text: str) -> None:
+    """Progress, for people: never on standard output."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def cpu_per_task(spent: Mapping[str, float | None], tasks: int, seconds: float) -> dict[str, Any]:
+    """Microseconds per task and component; ``others`` is the number of cores that strangers kept busy meanwhile."""
+    machine = spent["machine"] or 0.0
+    ours = {name: value for name, value in spent.items() if name != "machine"}
+    known = [value for value in ours.values() if value is not None]
+    per_task = {name: None if value is None else round(value / tasks * 1e6, 1) for name, value in ours.items()}
+    total = None if len(known) < len(ours) else round(sum(known) / tasks * 1e6, 1)
+    return {
+        "cpu_us_per_task": per_task | {"total": total},
+        "others_busy_cores": None if total is None else round(max(0.0, machine - sum(known)) / seconds, 2),
+    }
+
+
+def throughput(meter: Meter, tasks: int, seconds: float, more: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """One round's figures; the meter is read now.  ``more`` is CPU of processes that told it themselves, in seconds."""
+    spent = meter.stop() | dict(more or {})
+    return {
+        "tasks_per_s": round(tasks / seconds, 1),
+        "seconds": round(seconds, 4),
+        **cpu_per_task(spent, tasks, seconds),
+    }
+
+
+def medians(rounds: Sequence[Mapping[str, Any]], key: str) -> Any:
+    """The median of a figure over the rounds; of each member when it is a mapping; ``None`` when one is missing."""
+    values = [item[key] for item in rounds]
+    if isinstance(values[0], Mapping):
+        return {name: medians(values, name) for name in values[0]}
+    return None if None in values else round(median(values), 3)
+
+
+def spread(rounds: Sequence[Mapping[str, Any]], key: str) -> float:
+    """The distance from the worst to the best round, as a part of the median."""
+    values = [float(item[key]) for item in rounds]
+    return round((max(values) - min(values)) / (median(values) or 1.0), 3)

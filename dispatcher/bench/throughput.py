@@ -1,0 +1,124 @@
+"""``drain``, ``sustained`` and ``single``: how many tasks a second go all the way."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from dispatcher.bench.errors import BenchError
+from dispatcher.bench.ground import Ground
+from dispatcher.bench.pipeline import Pipeline, open_pipeline
+from dispatcher.bench.processes import environment, start
+from dispatcher.bench.rounds import medians, say, spread, throughput
+
+__all__ = ["drain", "single", "sustained"]
+
+_PER_TRANSACTION = 500
+_HEAR_SECONDS = 600.0
+
+Round = Callable[[Pipeline, int], Awaitable[dict[str, Any]]]
+
+
+async def drain(ground: Ground, *, tasks: int, workers: int, concurrency: int, rounds: int) -> dict[str, Any]:
+    """A backlog that waits in the outbox, from the relay's first delete to the last settle's commit."""
+    return await _measure(ground, "drain", _drain, tasks, workers, concurrency, rounds)
+
+
+async def sustained(ground: Ground, *, tasks: int, workers: int, concurrency: int, rounds: int) -> dict[str, Any]:
+    """A bulk producer, the relay and the workers together, from the first commit to the last settle's commit."""
+
+    async def once(pipeline: Pipeline, count: int) -> dict[str, Any]:
+        return await _flow(pipeline, "bulk", count, _PER_TRANSACTION)
+
+    result = await _measure(ground, "sustained", once, tasks, workers, concurrency, rounds)
+    return result | {"per_transaction": _PER_TRANSACTION}
+
+
+async def single(
+    ground: Ground, *, tasks: int, clients: int, workers: int, concurrency: int, rounds: int
+) -> dict[str, Any]:
+    """One transaction per task from concurrent clients, from the first commit to the last settle's commit."""
+
+    async def once(pipeline: Pipeline, count: int) -> dict[str, Any]:
+        return await _flow(pipeline, "single", count, clients)
+
+    result = await _measure(ground, "single", once, tasks, workers, concurrency, rounds)
+    return result | {"clients": clients}
+
+
+async def _measure(
+    ground: Ground, name: str, once: Round, tasks: int, workers: int, concurrency: int, rounds: int
+) -> dict[str, Any]:
+    async with open_pipeline(ground) as pipeline:
+        await pipeline.start_processes(workers, concurrency)
+        warm_up = max(1, min(tasks // 2, 10_000))
+        say(f"{name}: warm-up with {warm_up} tasks")
+        await once(pipeline, warm_up)
+        measured = []
+        for number in range(rounds):
+            await pipeline.tidy()
+            figures = await once(pipeline, tasks)
+            await pipeline.prove()
+            measured.append(figures)
+            say(
+                f"{name}: round {number + 1} of {rounds}: {figures['tasks_per_s']:,.0f} tasks/s,"
+                f" CPU in us per task {figures['cpu_us_per_task']}"
+            )
+        return {
+            "bench": name,
+            "tasks_per_s": medians(measured, "tasks_per_s"),
+            "tasks": tasks,
+            "workers": workers,
+            "concurrency": concurrency,
+            "cpu_us_per_task": medians(measured, "cpu_us_per_task"),
+            "spread": spread(measured, "tasks_per_s"),
+            "rounds": measured,
+            **pipeline.facts,
+        }
+
+
+async def _drain(pipeline: Pipeline, tasks: int) -> dict[str, Any]:
+    """The relay, warm and asleep, is frozen while the backlog is made, so that no delete can come too early."""
+    assert pipeline.relay is not None
+    await pipeline.until_calm()
+    done, _, _ = await pipeline.done()
+    batch = await pipeline.last_batch()
+    pipeline.relay.freeze()
+    try:
+        await pipeline.create(tasks)
+        if await pipeline.waiting() != tasks or await pipeline.in_stream():
+            raise BenchError("the backlog does not wait in the outbox as it should")
+        meter = pipeline.meter()
+        meter.start()
+    finally:
+        pipeline.relay.thaw()
+    ended, _ = await pipeline.until_done(done + tasks)
+    begun = await pipeline.first_delete(batch)
+    await pipeline.until_calm()  # the acknowledgements' CPU belongs to the tasks too
+    return throughput(meter, tasks, (ended - begun).total_seconds())
+
+
+async def _flow(pipeline: Pipeline, kind: str, tasks: int, second: int) -> dict[str, Any]:
+    await pipeline.until_calm()
+    done, _, _ = await pipeline.done()
+    variables = environment(pipeline.settings, pipeline.ground)
+    producer = await start(
+        pipeline.ground, "producer", variables, "dispatcher.bench.produce", kind, str(tasks), str(second)
+    )
+    try:
+        await producer.hear(_HEAR_SECONDS)
+        meter = pipeline.meter()
+        meter.start()
+        started = time.monotonic()
+        await producer.tell("go")
+        _, ended = await pipeline.until_done(done + tasks)
+        told = json.loads(await producer.hear(_HEAR_SECONDS))
+        await pipeline.until_calm()
+        figures = throughput(meter, tasks, (ended - told["first"]) / 1e9, {"producer": told["cpu"]})
+    finally:
+        await producer.stop()
+    created = tasks / max(1e-9, (told["last"] - told["first"]) / 1e9)
+    say(f"  producer: {created:,.0f} tasks/s committed, started {time.monotonic() - started:.1f} s ago")
+    return figures | {"created_per_s": round(created, 1)}

@@ -1,0 +1,1 @@
+"""The demonstration: thousands of real tasks, killed processes, and a proof that anyone can compute again."""
