@@ -98,7 +98,8 @@ class Bus:
 
     async def _open(self, settings: Settings, name: str) -> None:
         async def lost() -> None:
-            _log.warning("connection to NATS lost")
+            if not self._client.is_closed:  # that would be our own orderly goodbye
+                _log.warning("connection to NATS lost")
 
         async def back() -> None:
             _log.info("connection to NATS is back")

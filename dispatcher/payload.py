@@ -21,7 +21,7 @@ from dispatcher.errors import (
     Undecodable,
     did_you_mean,
 )
-from dispatcher.secret import find_secrets, reveal, secret_texts
+from dispatcher.secret import find_secrets, secret_texts, serializer_for
 
 __all__ = ["DEFAULT_LIMIT", "Codec", "Payload"]
 
@@ -40,7 +40,6 @@ class Codec:
 
     def __init__(self, type_: Any, config: Mapping[str, Any]) -> None:
         from pydantic import PydanticUserError, TypeAdapter
-        from pydantic_core import SchemaSerializer
 
         try:
             adapter = TypeAdapter[Any](type_, config=dict(config))  # type: ignore[arg-type]
@@ -53,11 +52,8 @@ class Codec:
         self.found = find_secrets(self.schema, self.definitions)
         self.validate = adapter.validator.validate_python
         self.validate_json = adapter.validator.validate_json
-        # Built here because a TypedDict's serialiser ignores its configuration, and because the serialisers that
-        # classes inside bring along are the ones that write asterisks.
-        special = self.found.typed or self.found.unordered
-        serializer = SchemaSerializer(reveal(schema) if special else schema, cast(Any, dict(config)), not special)
-        self.to_json = serializer.to_json
+        # built here because the adapter's serialiser of a TypedDict ignores its configuration
+        self.to_json = serializer_for(schema, config, self.found).to_json
 
 
 class Payload:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["Found", "Secret", "find_secrets", "reveal", "secret_texts"]
+__all__ = ["Found", "Secret", "find_secrets", "secret_texts", "serializer_for"]
 
 _MARK = "dispatcher_secret"
 # Parts of a core schema that hold the user's data or our marks, never a schema.
@@ -59,6 +59,19 @@ def find_secrets(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> F
     return Found(typed, marked, unordered)
 
 
+def serializer_for(schema: Any, config: Mapping[str, Any], found: Found) -> Any:
+    """A pydantic serialiser that writes secrets as what they hold, and sets in order."""
+    from pydantic_core import SchemaSerializer
+
+    settings: Any = dict(config)
+    if not (found.typed or found.unordered):
+        return SchemaSerializer(schema, settings)
+    try:
+        return SchemaSerializer(reveal(schema), settings, False)  # without those that classes bring along
+    except TypeError:  # pydantic before 2.13 always uses those, unless it does not recognise the classes
+        return SchemaSerializer(_disguised(reveal(schema)), settings)
+
+
 def reveal(schema: Any) -> Any:
     """A copy of a core schema that serialises secret types as what they hold, and sets in order."""
     if isinstance(schema, dict):
@@ -70,6 +83,26 @@ def reveal(schema: Any) -> Any:
         return {key: value if key in _NOT_SCHEMAS else reveal(value) for key, value in schema.items()}
     if isinstance(schema, (list, tuple)):
         return type(schema)(map(reveal, schema))
+    return schema
+
+
+class _Disguise(type):
+    """A class that recognises the instances of another one."""
+
+    real: type
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, cls.real)
+
+
+def _disguised(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        copy = {key: value if key in _NOT_SCHEMAS else _disguised(value) for key, value in schema.items()}
+        if schema.get("type") in ("model", "dataclass"):
+            copy["cls"] = _Disguise(schema["cls"].__name__, (), {"real": schema["cls"]})
+        return copy
+    if isinstance(schema, (list, tuple)):
+        return type(schema)(map(_disguised, schema))
     return schema
 
 

@@ -16,12 +16,18 @@ SELECT EXISTS (SELECT 1 FROM {s}.outbox),
        (SELECT CAST(extract(epoch FROM min(expires_at) - now()) AS float8) FROM {s}.sessions)
 """)
 
+# Requests to running tasks with their attempt; tasks that a person's cancel ended (session 0) without, and only once.
 CANCELS = Sql("""
-WITH unsent AS (
+WITH unsent AS MATERIALIZED (
     SELECT session_id, task_id FROM {s}.cancel_requests WHERE NOT sent LIMIT 1000 FOR UPDATE SKIP LOCKED
+), asked AS (
+    UPDATE {s}.cancel_requests c SET sent = true FROM unsent u
+    WHERE c.session_id = u.session_id AND c.task_id = u.task_id AND u.session_id <> 0 RETURNING c.task_id, c.attempt
+), ended AS (
+    DELETE FROM {s}.cancel_requests c USING unsent u
+    WHERE c.session_id = 0 AND u.session_id = 0 AND c.task_id = u.task_id RETURNING c.task_id
 )
-UPDATE {s}.cancel_requests c SET sent = true FROM unsent u
-WHERE c.session_id = u.session_id AND c.task_id = u.task_id RETURNING c.task_id, c.attempt
+SELECT task_id, attempt FROM asked UNION ALL SELECT task_id, CAST(NULL AS int) FROM ended
 """)
 
 # Who holds the leader's lock, by its process id.

@@ -9,13 +9,14 @@ __all__ = ["ADOPT", "CLAIM", "EXPIRE", "LOOK", "QUARANTINE"]
 # Guard: queued ∧ attempt ∧ no cancel ∧ not expired ∧ type known ∧ queue not paused ∧ the session lives.
 # The session row is locked FOR KEY SHARE: the rescuer's DELETE waits for us, a renewal does not.  Rows are locked in
 # id order and locked ones are skipped: a foreign row lock must stall one task, not the batch.  The update finds the
-# rows it has just locked by ctid, which spares a second walk down the index.
+# rows it has just locked by ctid, which spares a second walk down the index; the id stands beside it because a ctid
+# would not be unique in a partitioned table.
 # Returns the position of each claimed task in :ids (from 1) instead of its id: numbers cost a client less to read.
 CLAIM = Sql("""
 WITH alive AS MATERIALIZED (
     SELECT id FROM {s}.sessions WHERE id = CAST(:session AS bigint) AND expires_at > now() FOR KEY SHARE
 ), locked AS MATERIALIZED (
-    SELECT t.ctid AS place, i.n
+    SELECT t.ctid AS place, t.id, i.n
     FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) WITH ORDINALITY AS i (id, attempt, n)
     JOIN {s}.tasks t ON t.id = i.id
     WHERE t.state = 3 AND t.attempt = i.attempt AND t.flags & 1 = 0 AND t.tries < t.max_tries
@@ -27,7 +28,7 @@ WITH alive AS MATERIALIZED (
     UPDATE {s}.tasks t
     SET state = 4, session_id = a.id, tries = t.tries + 1, started_at = clock_timestamp(), seq = t.seq + 1,
         reason = NULL
-    FROM locked l, alive a WHERE t.ctid = l.place
+    FROM locked l, alive a WHERE t.ctid = l.place AND t.id = l.id
     RETURNING l.n, t.id, t.attempt, t.seq, t.queue_id, t.type_id, t.tries, t.max_tries, t.args, t.meta
 ), event AS (
     INSERT INTO {s}.task_events (task_id, seq, from_state, to_state, attempt, session_id)

@@ -16,7 +16,8 @@ LOCK = Sql("""
 SELECT t.id FROM {s}.tasks t WHERE t.id = ANY (CAST(:ids AS uuid[])) ORDER BY t.id FOR NO KEY UPDATE
 """)
 
-# Waiting tasks end at once; a running one gets its flag and a request row, whose trigger wakes the leader.
+# Waiting tasks end at once; a running one gets its flag and a request row, whose trigger wakes the leader.  So does a
+# row with session 0 for each task that ended here: the leader tells those who wait for it, and deletes the row.
 # Returns (id, outcome, state) for every id asked for; outcome is 'cancelled', 'cancel_requested', 'too_late' or
 # 'not_found'.  'cancelled' is only said of a row that this statement, or an earlier cancel, really ended.
 CANCEL = Sql("""
@@ -37,7 +38,7 @@ WITH asked AS MATERIALIZED (
     RETURNING t.id, t.session_id, t.attempt
 ), request AS (
     INSERT INTO {s}.cancel_requests (session_id, task_id, attempt)
-    SELECT session_id, id, attempt FROM flagged ORDER BY session_id, id
+    SELECT session_id, id, attempt FROM flagged UNION ALL SELECT 0, id, attempt FROM stopped ORDER BY 1, 2
     ON CONFLICT (session_id, task_id) DO UPDATE SET attempt = excluded.attempt, sent = false
 ), event AS (
     INSERT INTO {s}.task_events (task_id, seq, from_state, to_state, reason, attempt, at, actor)

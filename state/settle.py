@@ -14,7 +14,7 @@ __all__ = ["LEAVE", "PROGRESS", "SUCCEED"]
 # Rows that were locked by others are not among them and are tried again.
 SUCCEED = Sql("""
 WITH locked AS MATERIALIZED (
-    SELECT t.ctid AS place, i.n, i.result
+    SELECT t.ctid AS place, t.id, i.n, i.result
     FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:results AS bytea[]))
         WITH ORDINALITY AS i (id, attempt, result, n)
     JOIN {s}.tasks t ON t.id = i.id
@@ -23,7 +23,7 @@ WITH locked AS MATERIALIZED (
 ), moved AS (
     UPDATE {s}.tasks t
     SET state = 6, session_id = NULL, reason = NULL, result = l.result, finished_at = now(), seq = t.seq + 1
-    FROM locked l WHERE t.ctid = l.place
+    FROM locked l WHERE t.ctid = l.place AND t.id = l.id
     RETURNING l.n, t.id, t.attempt, t.seq, t.queue_id, t.flags
 ), event AS (
     INSERT INTO {s}.task_events (task_id, seq, from_state, to_state, attempt, session_id)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -47,11 +48,15 @@ class Claimer:
         room: Callable[[], int],
         start: Callable[[list[Attempt]], None],
         held: Mapping[UUID, Attempt],
+        ended: Callable[[Mapping[UUID, State]], Awaitable[None]],
     ) -> None:
         self._database, self._bus, self._inbox, self._sessions = database, bus, inbox, sessions
         self._types, self._type_ids, self._worker = types, list(types), worker
-        self._room, self._start, self._held = room, start, held
+        self._room, self._start, self._held, self._ended = room, start, held, ended
         self.has_room = asyncio.Event()
+        self.quiet = asyncio.Event()
+        """Set while no claim is under way."""
+        self.quiet.set()
         self.counts = {"claimed": 0, "stale": 0, "quarantined": 0, "parked": 0, "unknown_type": 0, "expired": 0}
         """What became of deliveries since the start."""
 
@@ -66,6 +71,7 @@ class Claimer:
                 await self.has_room.wait()
                 continue
             batch = self._inbox.take(most)
+            self.quiet.clear()
             try:
                 got = await self._claim(batch)
                 tries = 0
@@ -76,6 +82,8 @@ class Claimer:
                 await self._database.close()
                 await pause_before_retry(tries)
                 continue
+            finally:
+                self.quiet.set()
             if got > 1 and got < most // 2:
                 await asyncio.sleep(_LINGER_SECONDS)
 
@@ -91,14 +99,31 @@ class Claimer:
         try:
             rows = await self._database.run(claims.CLAIM, params)
         except Transient:
-            # Whether it was committed is unknown.  What it claimed is found through the session, which takes no more.
-            self._sessions.doubt(session)
+            await self._read_again(session, batch)
             raise
         self._adopt(session, number, rows, batch)
         if len(rows) < len(batch):
             got = {row[0] for row in rows}
             await self._missed(session, [delivery for n, delivery in enumerate(batch, 1) if n not in got])
         return len(rows)
+
+    async def _read_again(self, session: Session, batch: list[Delivery]) -> None:
+        """Whether a claim was committed is unknown: read it on another connection and run what it took.
+
+        The session takes no more work: the lost statement may still be committed after our look, and what it takes
+        then is found by the rescuer when the session ends.
+        """
+        session.doubtful = True
+        tries = 0
+        while not session.lost and time.monotonic() < session.deadline:
+            await self._database.close()
+            try:
+                await self._mine(session, batch)
+                break
+            except Transient:
+                tries += 1
+                await pause_before_retry(tries, 1.0)
+        self._sessions.doubt(session)
 
     def _params(self, session: Session, batch: list[Delivery]) -> dict[str, Any]:
         return {
@@ -133,7 +158,8 @@ class Claimer:
     async def _give_back(self, batch: list[Delivery]) -> None:
         """No database: 1 to 5 s later, to whoever reaches it."""
         for delivery in batch:
-            await self._bus.nak(delivery.replies, random.uniform(1.0, 5.0))
+            if delivery.task_id not in self._held:
+                await self._bus.nak(delivery.replies, random.uniform(1.0, 5.0))
 
     async def _missed(self, session: Session, missed: list[Delivery]) -> None:
         """Decide about each delivery that was not claimed, by what its row says now."""
@@ -181,8 +207,9 @@ class Claimer:
 
     async def _expired(self, session: Session, deliveries: list[Delivery]) -> None:
         params = self._params(session, deliveries)
-        await self._database.run(claims.EXPIRE, {key: params[key] for key in ("ids", "attempts")})
-        self.counts["expired"] += len(deliveries)
+        rows = await self._database.run(claims.EXPIRE, {key: params[key] for key in ("ids", "attempts")})
+        self.counts["expired"] += len(rows)
+        await self._ended({row[0]: State.FAILED for row in rows})
         self._inbox.put_back(deliveries)
 
     async def _foreign(self, session: Session, deliveries: list[Delivery]) -> None:

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -21,10 +21,12 @@ from dispatcher.app import Dispatcher
 from dispatcher.bus import Bus
 from dispatcher.database import Database, Transient, pause_before_retry
 from dispatcher.errors import ConfigurationError
+from dispatcher.metrics import WorkerMetrics
 from dispatcher.settings import Settings
 from dispatcher.streams.config import StreamsConfig
 from dispatcher.subjects import Subjects
 from dispatcher.task import TaskType
+from state.machine import State
 from state.registry import OUTBOX_WAITS, QUEUE_IDS, REGISTER_TYPES, TYPE_IDS
 from workers.attempt import Attempt, Stop
 from workers.claimer import Claimer
@@ -32,6 +34,7 @@ from workers.executor import Executor
 from workers.inbox import Inbox
 from workers.lanes import Lanes
 from workers.lease import LeaseKeeper
+from workers.measure import Measure
 from workers.pace import Pace
 from workers.presence import Presence
 from workers.session import Session
@@ -75,6 +78,9 @@ class Worker:
         self.lanes = Lanes(bus, self._subjects, streams, queues)
         self._queues = list(queues)
         self.pace = Pace(slots)
+        self.metrics = WorkerMetrics()
+        self.metrics.slots.set(slots)
+        self._measure = Measure(self.metrics, self._queue_names)
         self.ready = asyncio.Event()
         """Set when the worker receives tasks."""
         self._draining = asyncio.Event()
@@ -88,9 +94,9 @@ class Worker:
         """Work until drained.  Raises ``ConfigurationError`` or ``SchemaError`` before anything is taken."""
         await self._register()
         self._build()
-        await self.lanes.ensure(max(self.pace.want, 64))
-        await self._presence.start()
         try:
+            await self.lanes.ensure(max(self.pace.want, 64))
+            await self._presence.start()
             async with asyncio.TaskGroup() as group:
                 background = [
                     group.create_task(job, name=name)
@@ -150,7 +156,7 @@ class Worker:
         self.sessions.keeper = LeaseKeeper(self._settings, self.boot_id, self._cancel_in, self._lost, self._must_leave)
         self.claimer = Claimer(
             self._claims, self._bus, self.inbox, self.sessions, self._types, self.name,
-            self._room, self.executor.submit, self.executor.running,
+            self._room, self._start, self.executor.running, self.settler.tell,
         )  # fmt: skip
         self._presence = Presence(self._bus, self._subjects, self.describe, lambda: self.pace.want, self._cancel)
 
@@ -181,7 +187,12 @@ class Worker:
         """Unclaimed messages that may wait here: what the leader was told, less what is held."""
         return max(self.pace.want, self._presence.announced) - len(self.executor.running)
 
-    def _settled(self, attempts: list[Attempt]) -> None:
+    def _start(self, attempts: list[Attempt]) -> None:
+        self._measure.claimed(attempts)
+        self.executor.submit(attempts)
+
+    def _settled(self, attempts: list[Attempt], accepted: Mapping[UUID, State]) -> None:
+        self._measure.settled(attempts, accepted)
         for attempt in attempts:
             if self.executor.running.get(attempt.task_id) is attempt:
                 del self.executor.running[attempt.task_id]
@@ -247,8 +258,11 @@ class Worker:
         _log.info("draining: %d tasks held", len(self.executor.running))
         self.inbox.closed = True
         await self.lanes.leave()
-        for delivery in self.inbox.take(1_000_000):
-            await self._bus.nak(delivery.replies, 0)
+        while waiting := self.inbox.take(1_000_000):
+            for delivery in waiting:
+                await self._bus.nak(delivery.replies, 0)
+            await self.claimer.quiet.wait()
+        await self.claimer.quiet.wait()
         for attempt in list(self.executor.ready):
             self.executor.stop_one(attempt, Stop.RELEASE)
         if not await self._all_settled(self._settings.grace.total_seconds()):

@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -44,7 +44,7 @@ class Settler:
         bus: Bus,
         subjects: Subjects,
         sessions: Sessions,
-        done: Callable[[list[Attempt]], None],
+        done: Callable[[list[Attempt], Mapping[UUID, State]], None],
     ) -> None:
         self._database, self._bus, self._subjects, self._sessions = database, bus, subjects, sessions
         self._done = done
@@ -168,20 +168,24 @@ class Settler:
         return [attempt for attempt in attempts if attempt.task_id not in skipped]
 
     async def _announce(self, session: Session, settled: list[Attempt], accepted: dict[UUID, State]) -> None:
-        """Acknowledge, free what the attempts held, and tell whoever waits for a result."""
+        """Acknowledge, tell whoever waits for a result, free what the attempts held."""
         for attempt in settled:
             if attempt.delivery.reply:
                 await self._bus.ack(attempt.delivery.replies)
             session.settled(attempt.batch)
-        ended = [(task, int(state)) for task, state in accepted.items() if state in FINAL]
-        if ended:
-            await self._bus.publish(self._subjects.settled, encode_settled(ended))
+        await self.tell(accepted)
         for attempt in settled:
             self._progress.pop(attempt.task_id, None)
-        self._done(settled)
+        self._done(settled, accepted)
         for attempt in settled:
             attempt.decided = True
         self._sessions.finished(session)
+
+    async def tell(self, states: Mapping[UUID, State]) -> None:
+        """Tell whoever waits which tasks have ended."""
+        ended = [(task, int(state)) for task, state in states.items() if state in FINAL]
+        if ended:
+            await self._bus.publish(self._subjects.settled, encode_settled(ended))
 
     async def _write_progress(self) -> None:
         """At most twice a second; the last value of each attempt wins."""

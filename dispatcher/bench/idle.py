@@ -23,6 +23,7 @@ from dispatcher.settings import Settings
 __all__ = ["idle"]
 
 _QUIET_SECONDS, _LONGEST_UNREST = 15.0, 120.0
+_QUIET_FOR_SHORT_LOOKS = 8.0
 _WARM_UP_TASKS = 500
 
 _CALLS = """
@@ -47,7 +48,7 @@ async def idle(ground: Ground, *, seconds: float, workers: int, concurrency: int
         await pipeline.start_processes(workers, concurrency, (relay[1], worker[1]))
         await pipeline.create(_WARM_UP_TASKS)
         await pipeline.until_calm()
-        await _until_quiet(admin, names)
+        await _until_quiet(admin, names, _QUIET_SECONDS if seconds >= 30 else _QUIET_FOR_SHORT_LOOKS)
         measured = [await _watch(pipeline, admin, names, seconds, number) for number in range(rounds)]
         connections = await (await admin.execute(_CONNECTIONS, (worker[0],))).fetchone()
         return {
@@ -118,12 +119,12 @@ async def _calls(admin: Admin, names: list[str]) -> list[int]:
     return [int(rows.get(name, 0)) for name in names]
 
 
-async def _until_quiet(admin: Admin, names: list[str]) -> None:
+async def _until_quiet(admin: Admin, names: list[str], long_enough: float) -> None:
     """Sessions are closed, counters folded, the log trimmed: nobody said anything for a while."""
     say("idle: waiting until the system is quiet")
     begun = since = time.monotonic()
     last = await _calls(admin, names)
-    while time.monotonic() - since < _QUIET_SECONDS:
+    while time.monotonic() - since < long_enough:
         if time.monotonic() - begun > _LONGEST_UNREST:
             say(f"idle: still not quiet after {_LONGEST_UNREST:g} s; measuring all the same")
             return

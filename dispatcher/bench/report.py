@@ -50,9 +50,15 @@ def human(result: Mapping[str, Any]) -> str:
             ", ".join(f"{name}={result[name]}" for name in ("fsync", "full_page_writes", "synchronous_commit")),
             ", ".join(f"{name} {value}" for name, value in versions.items()),
             f"{machine['cores']} cores, {machine['cpu']}, {machine['memory_gib']} GiB,"
-            f" load before {machine['load_before']}",
+            f" load before {machine['load_before']}{_strangers(result)}",
         )
     )
+
+
+def _strangers(result: Mapping[str, Any]) -> str:
+    """Says so when other programs used the machine meanwhile: the figures are then too low."""
+    busy = [item["others_busy_cores"] for item in result["rounds"] if item.get("others_busy_cores") is not None]
+    return f", other programs kept up to {max(busy):g} cores busy" if busy else ""
 
 
 def _plain(value: Any) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -41,6 +42,7 @@ def _run(database_url: str | None, nats_url: str | None, json: bool, bench: Benc
         return await bench(ground)
 
     with guard():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind then either
         logging.getLogger("dispatcher").setLevel(logging.ERROR)  # the servers' end is no news
         settings = load_settings(database_url=database_url, nats_url=nats_url)
         try:

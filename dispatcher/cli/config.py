@@ -56,7 +56,7 @@ def show(
     json: Json = False,
 ) -> None:
     """Show every setting with its origin; passwords and tokens are masked."""
-    flags = {
+    flags: dict[str, Any] = {
         "database_url": database_url,
         "nats_url": nats_url,
         "db_schema": schema,

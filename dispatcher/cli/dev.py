@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,11 +17,9 @@ from dispatcher.cli.failures import NOT_FOUND, USAGE
 from dispatcher.cli.options import Json, StreamsConf, load_settings
 from dispatcher.cli.output import emit, emit_line, fail, guard, note
 from dispatcher.dev.beacon import Beacon, default_folder, found
+from dispatcher.embedded import EmbeddedServers
 from dispatcher.errors import ConfigurationError
 from dispatcher.settings import Settings
-
-if TYPE_CHECKING:
-    from dispatcher.embedded import EmbeddedServers
 
 __all__ = ["command"]
 
@@ -138,8 +136,6 @@ def _servers(folder: Path, settings: Settings) -> Iterator[tuple[Settings, Embed
         name = "DISPATCHER_NATS_URL" if settings.database_url else "DISPATCHER_DATABASE_URL"
         other = "PostgreSQL" if settings.database_url else "NATS"
         raise ConfigurationError(f"only {other} is configured; set {name} too, or unset both and both are started here")
-    from dispatcher.embedded import EmbeddedServers
-
     note("starting PostgreSQL and NATS ...")
     with EmbeddedServers(folder / "servers") as servers:
         urls = {"database_url": servers.database_url, "nats_url": servers.nats_url}

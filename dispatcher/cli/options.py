@@ -113,7 +113,7 @@ def require_database(settings: Settings) -> str:
     if not settings.database_url:
         raise ConfigurationError(
             "no database is configured; set DISPATCHER_DATABASE_URL=postgresql://user:password@host:5432/name or pass"
-            " --database-url"
+            " --database-url, or start everything in this folder with: dispatcher dev MODULE:APP"
         )
     return settings.database_url
 

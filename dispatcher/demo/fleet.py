@@ -59,9 +59,7 @@ class Fleet:
         process.send_signal(signal.SIGKILL)
         code = process.wait(10)
         if code != -signal.SIGKILL:
-            raise DispatcherError(
-                f"{name} should have been killed but had ended with {how_it_ended(code)}; {self._log(name)}"
-            )
+            raise self._wrong_end(name, code)
         return process.pid
 
     def check(self) -> None:
@@ -69,7 +67,7 @@ class Fleet:
         for name, process in self.processes.items():
             code = process.poll()
             if code is not None and not (name.startswith("service") and code == 0):
-                raise DispatcherError(f"{name} ended with {how_it_ended(code)}; {self._log(name)}")
+                raise self._wrong_end(name, code)
 
     @property
     def published(self) -> bool:
@@ -86,9 +84,7 @@ class Fleet:
                 code = process.wait(30)
                 del self.processes[name]
                 if code != 0:
-                    raise DispatcherError(
-                        f"{name} was asked to stop and left with {how_it_ended(code)}; {self._log(name)}"
-                    )
+                    raise self._wrong_end(name, code)
 
     def close(self) -> None:
         """End whatever still runs."""
@@ -116,7 +112,10 @@ class Fleet:
             )  # fmt: skip
         return name
 
-    def _log(self, name: str) -> str:
+    def _wrong_end(self, name: str, code: int) -> DispatcherError:
+        return DispatcherError(f"{name} ended with {how_it_ended(code)}, unplanned; {self._last_words(name)}")
+
+    def _last_words(self, name: str) -> str:
         path = self._place.root / "logs" / f"{name}.log"
         lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
         return f"its last words: {lines[-1]}" if lines else "it said nothing"

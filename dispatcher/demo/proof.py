@@ -117,12 +117,12 @@ def prove(place: Place) -> Proof:
         Check("created", len(facts.tasks), "tasks created, one for each committed order", total),
         Check("succeeded", states[State.SUCCEEDED], "tasks succeeded", total),
         Check("lost", _lost(facts, committed), "committed tasks that were lost or are not final", 0),
-        Check("unmatched", _unmatched(facts, committed), "orders without exactly their one task, or tasks without order", 0),
+        Check("unmatched", _unmatched(facts, committed), "orders and tasks that do not belong together one to one", 0),
         Check("rolled_back_ran", _rolled_back_ran(facts), "tasks of rolled-back orders that exist or ran", 0),
         Check("effects", sum(1 for order in facts.orders if order[5]), "orders whose effect was applied", total),
         Check("effects_twice", _effects_twice(facts), "effects applied twice", 0),
-        Check("wrong_results", _wrong_results(place, facts), "results that differ from the same work done again now", 0),
-        Check("keys_doubled", len(facts.lines(Mark.OTHER_TASK)), "second enqueues with the same key that made a task", 0),
+        Check("wrong_results", _wrong_results(place, facts), "results that differ from the work done again now", 0),
+        Check("keys_doubled", len(facts.lines(Mark.OTHER_TASK)), "enqueues with a used key that made another task", 0),
         Check("outbox_left", facts.counts["outbox"], "entries left in the outbox", 0),
         Check("audit_violations", len(facts.violations), "tasks whose audit trail does not add up", 0),
         Check("kills_done", len(kills), "processes killed with SIGKILL: a worker and the relay", least=2),
@@ -130,7 +130,7 @@ def prove(place: Place) -> Proof:
         Check("faults", len(facts.lines(Mark.FAULT)), "first tries that failed on purpose", least=1),
         Check("retried", facts.counts["retried"], "tasks retried after an error", least=1),
         Check("rescued", facts.counts["rescued"], "tasks given back after their worker was killed"),
-        Check("same_key", len(facts.lines(Mark.SAME_KEY)), "second enqueues with the same key that found the first task"),
+        Check("same_key", len(facts.lines(Mark.SAME_KEY)), "enqueues with a used key that found the first task"),
         Check("starts", starts, "handler starts: at least once", least=total),
         Check("repeats", len(facts.lines(Mark.REPEAT)), "runs that found their effect applied already, and left it"),
         *_speed(facts),
@@ -140,10 +140,8 @@ def prove(place: Place) -> Proof:
 
 def _gather(place: Place) -> _Facts:
     names = {"s": place.plan.db_schema, "shop": place.plan.shop}
-    retried, rescued = (
-        f"to_state = {State.RETRYING:d}",
-        f"from_state = {State.RUNNING:d} AND reason = {Reason.LEASE_EXPIRED:d}",
-    )
+    retried = f"to_state = {State.RETRYING:d}"
+    rescued = f"from_state = {State.RUNNING:d} AND reason = {Reason.LEASE_EXPIRED:d}"
     with psycopg.connect(place.settings.database_url or "", autocommit=True) as connection:
 
         def rows(sql: str, **more: str) -> list[tuple[Any, ...]]:

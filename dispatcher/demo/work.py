@@ -14,8 +14,8 @@ __all__ = ["KINDS", "do", "kind_of", "make_files"]
 
 KINDS = ("checksum", "compress", "thumbnail", "receipt")
 _FILES = 120
-_SIDE = 96
-_SMALL = 24
+_SIDE = 64
+_SMALL = 16
 _WORDS = b"order parcel lamp ink paper copper blue seven eleven river stone quiet evening ship ".split()
 
 
@@ -26,7 +26,7 @@ def make_files(folder: Path, seed: int) -> list[str]:
     for number in range(_FILES):
         kind = KINDS[number % len(KINDS)]
         name = f"{kind}-{number:03}.{'ppm' if kind == 'thumbnail' else 'txt'}"
-        data = _picture(dice) if kind == "thumbnail" else b" ".join(dice.choices(_WORDS, k=2500))
+        data = _picture(dice) if kind == "thumbnail" else b" ".join(dice.choices(_WORDS, k=1500))
         (folder / name).write_bytes(data)
         names.append(name)
     return names

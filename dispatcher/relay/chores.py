@@ -46,13 +46,18 @@ class Chores:
         return rows[0][0] if rows else None
 
     async def cancels(self) -> int:
-        """Tell the workers which running tasks were asked to stop.
+        """Tell workers which running tasks were asked to stop, and who waits for a task that a person ended.
 
         A lost message is no lost cancel: the renewal of the worker's session returns the same requests.
         """
         total = 0
         while rows := await self._database.run(chores.CANCELS):
-            await self._bus.publish(self._subjects.cancel, encode_cancel([(row[0], row[1]) for row in rows]))
+            running = [(row[0], row[1]) for row in rows if row[1] is not None]
+            ended = [(row[0], int(State.CANCELLED)) for row in rows if row[1] is None]
+            if running:
+                await self._bus.publish(self._subjects.cancel, encode_cancel(running))
+            if ended:
+                await self._bus.publish(self._subjects.settled, encode_settled(ended))
             total += len(rows)
         return total
 

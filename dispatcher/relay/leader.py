@@ -11,6 +11,9 @@ import logging
 import random
 import time
 
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
 from dispatcher.bus import Bus
 from dispatcher.database import Database
 from dispatcher.errors import BusError
@@ -36,6 +39,7 @@ LINGER_SECONDS = 0.002
 """Pause between two drains while awake: doubles the batches, adds nothing when idle (reference measurement)."""
 LOOK_SECONDS = 0.05
 """Between two looks at timers and cancel requests while awake: nobody notifies then."""
+_BLOCKED_SECONDS = 0.5
 _FOLD_SECONDS = 5.0
 _TRIM_SECONDS = 10.0
 
@@ -71,9 +75,9 @@ class Leader:
         self.sleep.hints.add("all")
         self.sleep.event.set()
 
-    async def start(self) -> None:
+    async def start(self, elected: AsyncConnection[TupleRow]) -> None:
         """Listen; make the configured limit, queues and lanes known.  Raises one of ``Transient``."""
-        await self.sleep.start()
+        await self.sleep.start(elected)
         await self._database.run(outbox.LIMIT, {"limit": self._settings.outbox_limit})
         for row in queue_rows(self._streams):
             await self._database.run(REGISTER_QUEUE, row)
@@ -88,7 +92,7 @@ class Leader:
             self.sleep.check()
             if rows >= AWAKE_ROWS or self._is_blocked():
                 await self.sleep.release()
-                await asyncio.sleep(LINGER_SECONDS if rows else min(0.1, self._blocked_for()))
+                await self.sleep.wait(LINGER_SECONDS if rows else min(_BLOCKED_SECONDS, self._blocked_for()))
                 look = self._is_look_due()
             elif not self.sleep.holds:
                 self.sleep.request()

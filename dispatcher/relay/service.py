@@ -13,6 +13,9 @@ import secrets
 import time
 from contextlib import suppress
 
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
 from dispatcher.bus import Bus, Message
 from dispatcher.database import Database, Transient, connect, pause_before_retry
 from dispatcher.errors import BusError, ConfigurationError
@@ -91,16 +94,16 @@ class Relay:
                         return
                     await elected
                     tries = 0
-                    await self._lead()
+                    await self._lead(election)
             except (*Transient, ConnectionError) as error:
                 tries += 1
                 _log.warning("PostgreSQL is away, trying again: %s", str(error).strip().split("\n")[0])
                 await pause_before_retry(tries)
 
-    async def _lead(self) -> None:
+    async def _lead(self, elected: AsyncConnection[TupleRow]) -> None:
         self.leader = leader = Leader(self._settings, self._streams, self._bus, self.drain, self.name)
         guard = Guard(self._settings, self._streams, self._bus, leader)
-        await leader.start()
+        await leader.start(elected)
         # before the first drain: a stream that is new to us means that everything published before is gone
         await guard.look_at_streams()
         _log.info("this relay leads")

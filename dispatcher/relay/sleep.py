@@ -40,9 +40,12 @@ class Sleep:
         """Set by a notification, a grant, or anybody in this process who wants the leader to look."""
         self.hints: set[str] = set()
 
-    async def start(self) -> None:
-        """Open both connections and listen.  Raises ``psycopg.OperationalError``."""
-        self._listener = await connect(self._settings, self._name)
+    async def start(self, elected: AsyncConnection[TupleRow]) -> None:
+        """Listen on the connection that won the election: whoever loses it stops leading.
+
+        Raises ``psycopg.OperationalError``.  The connection stays the caller's to close.
+        """
+        self._listener = elected
         self._locker = await connect(self._settings, self._name)
         await self._listener.execute(f'LISTEN "{self._settings.db_schema}.wake"')
         self._listening = asyncio.create_task(self._listen(self._listener), name="relay-listen")
@@ -97,14 +100,13 @@ class Sleep:
             raise ConnectionError("the listening connection ended")
 
     async def stop(self) -> None:
-        """Close both connections, which gives every lock back."""
+        """Stop listening and close the locking connection, which gives the sleep lock back."""
         for task in (self._listening, self._granting):
             if task is not None:
                 task.cancel()
                 with suppress(asyncio.CancelledError, Exception):
                     await task
         self._listening = self._granting = None
-        for connection in (self._listener, self._locker):
-            if connection is not None:
-                await connection.close()
+        if self._locker is not None:
+            await self._locker.close()
         self._listener = self._locker = None

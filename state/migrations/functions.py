@@ -168,19 +168,27 @@ BEGIN
     )
     INSERT INTO {s}.outbox (task_id, attempt, dispatch, lane_id)
         SELECT m.id, 1, 1, m.lane_id FROM made m WHERE m.state = 3;
+    -- from the input again, never from tasks: with hundreds of ids the planner reads a mid-size table whole
     IF p_run_at IS NOT NULL OR p_delay IS NOT NULL THEN
         INSERT INTO {s}.timers (task_id, kind, attempt, due_at)
-            SELECT t.id, 1, 1, t.due_at FROM {s}.tasks t WHERE t.id = ANY (p_ids) AND t.state = 2;
+            SELECT u.id, 1, 1, d.due_at
+            FROM unnest(p_ids, p_run_at, p_delay) WITH ORDINALITY AS u (id, run_at, delay, n)
+            CROSS JOIN LATERAL (SELECT coalesce(u.run_at, v_now + make_interval(secs => u.delay))) AS d (due_at)
+            WHERE d.due_at > v_now AND u.n <> ALL (v_skip);
     END IF;
     IF p_expires IS NOT NULL THEN
         INSERT INTO {s}.timers (task_id, kind, attempt, due_at)
-            SELECT t.id, 2, 1, t.expires_at FROM {s}.tasks t WHERE t.id = ANY (p_ids) AND t.expires_at IS NOT NULL;
+            SELECT u.id, 2, 1, coalesce(u.run_at, v_now + make_interval(secs => u.delay), v_now)
+                               + make_interval(secs => u.expires)
+            FROM unnest(p_ids, p_run_at, p_delay, p_expires) WITH ORDINALITY AS u (id, run_at, delay, expires, n)
+            WHERE u.expires IS NOT NULL AND u.n <> ALL (v_skip);
     END IF;
     IF p_meta IS NOT NULL THEN
         INSERT INTO {s}.task_labels (kind, value, task_id)
-            SELECT DISTINCT 1, tag.value, t.id
-            FROM {s}.tasks t, jsonb_array_elements_text(t.meta -> 'tags') AS tag (value)
-            WHERE t.id = ANY (p_ids) AND t.meta ? 'tags';
+            SELECT DISTINCT 1, tag.value, u.id
+            FROM unnest(p_ids, p_meta) WITH ORDINALITY AS u (id, meta, n),
+                 jsonb_array_elements_text(u.meta::jsonb -> 'tags') AS tag (value)
+            WHERE u.n <> ALL (v_skip);
     END IF;
     IF p_keys IS NOT NULL THEN
         INSERT INTO {s}.task_labels (kind, value, task_id)

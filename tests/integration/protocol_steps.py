@@ -26,6 +26,7 @@ class Protocol:
         self.connection = connection
         self.boots: dict[int, UUID] = {}
         self.batches: dict[tuple[UUID, int], int] = {}
+        self.left: dict[int, int] = {}
         self.batch = 0
 
     def run(self, sql: Sql, **params: Any) -> list[Any]:
@@ -99,6 +100,7 @@ class Protocol:
         places = sorted(row[0] - 1 for row in rows)
         for place in places:
             self.batches[tasks[place], numbers[place]] = self.batch
+        self.left[self.batch] = len(places)
         return [tasks[place] for place in places]
 
     def look(self, session: int, task: UUID, attempt: int, types: list[int] | None = None) -> Any:
@@ -121,7 +123,10 @@ class Protocol:
         return State(rows[0][1]) if rows else None
 
     def _batch(self, task: UUID, attempt: int) -> list[int]:
-        return [self.batches[task, attempt]] if (task, attempt) in self.batches else []
+        """The claim's batch if this attempt is its last one."""
+        batch = self.batches.pop((task, attempt), 0)
+        self.left[batch] = self.left.get(batch, 0) - 1
+        return [batch] if self.left[batch] == 0 else []
 
     def progress(self, session: int, task: UUID, attempt: int, fraction: float = 0.5) -> None:
         params = {"session": session, "ids": [task], "attempts": [attempt]}
