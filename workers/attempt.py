@@ -72,6 +72,7 @@ class Attempt:
     queue_id: int
     args: bytes
     meta: dict[str, Any]
+    claimed_at: float
     context: Context | None = None
     job: asyncio.Future[Any] | None = None
     stop: Stop | None = None

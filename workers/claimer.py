@@ -137,9 +137,9 @@ class Claimer:
         """Run what the database gave us; each row names its delivery by position, from 1."""
         if not rows:
             return
-        types = self._types
+        types, now = self._types, time.monotonic()
         attempts = [
-            Attempt(batch[n - 1], session, number, tries, max_tries, types[type_id], queue_id, args, meta)
+            Attempt(batch[n - 1], session, number, tries, max_tries, types[type_id], queue_id, args, meta, now)
             for n, tries, max_tries, type_id, queue_id, args, meta in rows
         ]
         session.held += len(attempts)

@@ -103,6 +103,16 @@ class Inbox:
             self.arrived.clear()
         return taken
 
+    def take_older(self, moment: float) -> list[Delivery]:
+        """The deliveries that wait since before ``moment`` (monotonic seconds)."""
+        taken: list[Delivery] = []
+        for lane in self._lanes.values():
+            while lane and lane[0].received_at < moment:
+                delivery = lane.popleft()
+                del self._waiting[delivery.task_id, delivery.attempt]
+                taken.append(delivery)
+        return taken
+
     def put_back(self, deliveries: list[Delivery]) -> None:
         """Return deliveries to the front: their rows were locked by somebody else for a moment."""
         first = next(iter(self._lanes.values()))

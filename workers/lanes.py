@@ -32,6 +32,8 @@ class Lanes:
     def __init__(self, bus: Bus, subjects: Subjects, streams: StreamsConfig, queues: Sequence[str]) -> None:
         self._bus, self._subjects, self._streams, self._queues = bus, subjects, streams, list(queues)
         self._subscriptions: list[Subscription] = []
+        self.quiet_seconds = min(streams.queue(queue).ack_wait.total_seconds() for queue in queues) / 3
+        """How often a message that is worked on must be kept quiet: a third of its ack_wait."""
 
     async def register(self, database: Database) -> None:
         """Make queues and lanes known in the database, so that publishers need not."""

@@ -28,6 +28,10 @@ class Pace:
         self._counted = 0
         self._since = time.monotonic()
 
+    def resume(self) -> None:
+        """Work starts after a pause, which says nothing about how fast it goes."""
+        self._counted, self._since = 0, time.monotonic()
+
     def settled(self, count: int, *, more: bool) -> None:
         """So many tasks were settled just now; ``more`` says whether others still waited for their turn."""
         self._counted += count
@@ -49,5 +53,5 @@ class Pace:
 
     @property
     def want(self) -> int:
-        """Messages outstanding at this worker, claimed ones and, waiting, no fewer than slots."""
-        return self.slots + self.ahead + max(self.slots, min(_MOST_INBOX, int(self.rate * _INBOX_SECONDS)))
+        """Messages outstanding at this worker, over all its lanes: claimed ones, and a few in wait for a free slot."""
+        return self.slots + self.ahead + max(self.slots // 4, 1, min(_MOST_INBOX, int(self.rate * _INBOX_SECONDS)))

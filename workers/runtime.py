@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,7 @@ _log = logging.getLogger("dispatcher.worker")
 
 _HOUSEKEEPING_SECONDS = 0.25
 _LONGEST_AHEAD_SECONDS = 1.0
+_LONGEST_WAIT_SECONDS = 2.0
 
 
 class Worker:
@@ -188,6 +190,8 @@ class Worker:
         return max(self.pace.want, self._presence.announced) - len(self.executor.running)
 
     def _start(self, attempts: list[Attempt]) -> None:
+        if not self.executor.running:
+            self.pace.resume()
         self._measure.claimed(attempts)
         self.executor.submit(attempts)
 
@@ -214,26 +218,28 @@ class Worker:
             self.executor.stop_one(attempt, Stop.FENCE)
 
     def _must_leave(self, session: Session) -> bool:
-        """Whether a plain function still runs under the session; called by the lease thread."""
+        """Whether a handler still runs under the session; called by the lease thread."""
         running = list(self.executor.running.values())
-        return any(held.session is session and held.in_thread and held.outcome is None for held in running)
+        return any(held.session is session and held.started_at and held.outcome is None for held in running)
 
     # loops ----------------------------------------------------------------------------------------------------------
 
     async def _housekeeping(self) -> None:
-        """Keep messages of running tasks quiet, and give back what was claimed ahead but does not get its turn."""
+        """Keep messages of running tasks quiet; give back what was received or claimed but does not get its turn."""
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
             now = time.monotonic()
             quiet: list[str] = []
             for attempt in list(self.executor.running.values()):
                 shown = max(attempt.shown_at, attempt.delivery.received_at)
-                if now - shown > 5.0:
+                if now - shown > self.lanes.quiet_seconds:
                     attempt.shown_at = now
                     quiet.extend(attempt.delivery.replies)
             await self._bus.in_progress(quiet)
-            for attempt in [a for a in self.executor.ready if now - a.delivery.received_at > _LONGEST_AHEAD_SECONDS]:
+            for attempt in [a for a in self.executor.ready if now - a.claimed_at > _LONGEST_AHEAD_SECONDS]:
                 self.executor.stop_one(attempt, Stop.RELEASE)
+            for delivery in self.inbox.take_older(now - _LONGEST_WAIT_SECONDS):  # another worker may have a slot
+                await self._bus.nak(delivery.replies, random.uniform(0.1, 1.0))
 
     async def _leave_when_bus_is_closed(self) -> None:
         await self._bus.closed.wait()

@@ -85,7 +85,8 @@ class Settler:
                 # What was committed before the connection broke is refused at the second try and then read.
                 tries += 1
                 _log.warning("settle failed, the database is away: %s", str(error).strip().split("\n")[0])
-                self._waiting[:0] = [attempt for attempt in batch if not attempt.decided]
+                again = set(map(id, self._waiting))
+                self._waiting[:0] = [held for held in batch if not held.decided and id(held) not in again]
                 self._wake.set()
                 await self._database.close()
                 await pause_before_retry(tries)
@@ -163,6 +164,8 @@ class Settler:
                 attempt.delivery.more_replies, attempt.delivery.reply = (), ""
             else:
                 self.refused += 1
+                if state is not None:  # it may be our own outcome whose answer was lost: say it now
+                    await self.tell({attempt.task_id: State(state)})
         if skipped:
             await asyncio.sleep(_SKIPPED_SECONDS)
         return [attempt for attempt in attempts if attempt.task_id not in skipped]

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from dispatcher.bench.processes import Child, environment, start
 from dispatcher.bench.tasks import app, noop
 from dispatcher.bus import Bus
 from dispatcher.database import connect
+from dispatcher.errors import BusError
 from dispatcher.settings import Settings
 from dispatcher.subjects import Subjects
 from state.sql import Sql
@@ -178,13 +179,16 @@ class Pipeline:
             await self._connection.execute(vacuum.psycopg(self.settings.db_schema).encode())
 
     async def stop(self) -> None:
-        """End workers, then the relay, and remove the streams."""
+        """End the workers, then the relay, and remove the streams from a server that is not ours."""
         await asyncio.gather(*(worker.stop() for worker in self.workers))
         if self.relay:
             await self.relay.stop()
-        found = await self.bus.api("STREAM.NAMES", {"subject": f"{self.settings.namespace}.>"})
-        for name in found.get("streams") or []:
-            await self.bus.api(f"STREAM.DELETE.{name}")
+        if self.ground.embedded:
+            return  # thrown away as a whole
+        with suppress(BusError):
+            found = await self.bus.api("STREAM.NAMES", {"subject": f"{self.settings.namespace}.>"})
+            for name in found.get("streams") or []:
+                await self.bus.api(f"STREAM.DELETE.{name}")
 
 
 @asynccontextmanager

@@ -39,6 +39,9 @@ Bench = Callable[[Ground], Awaitable[dict[str, Any]]]
 
 def _run(database_url: str | None, nats_url: str | None, json: bool, bench: Bench) -> None:
     async def measure(ground: Ground) -> dict[str, Any]:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         return await bench(ground)
 
     with guard():
@@ -48,6 +51,8 @@ def _run(database_url: str | None, nats_url: str | None, json: bool, bench: Benc
         try:
             with stand_on(settings) as ground:
                 result = report.with_goals(asyncio.run(measure(ground)))
+        except asyncio.CancelledError:
+            raise SystemExit(143) from None
         except Exception as error:
             failure = describe(error)
             if failure.code == USAGE or failure.message.startswith("unexpected "):
