@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime
@@ -100,7 +101,7 @@ class Dispatcher:
         return self._register(function, checked)
 
     def _register(self, function: Any, options: dict[str, Any]) -> TaskType[Any, Any, Any]:
-        if isinstance(function, TaskType) or not callable(function) or isinstance(function, type):
+        if not _is_plain_or_async(function):
             raise OptionError(f"@task needs a plain or async function, not {function!r}")
         task_type: TaskType[Any, Any, Any] = TaskType(
             function, options.get("name") or _default_name(function), self._home, options, self._limits
@@ -228,6 +229,13 @@ def _write(tx: Any, what: str, work: Callable[[Any], Any]) -> Any:
     """A forgotten ``await`` on a change is as bad as one on an enqueue."""
     tx = resolved(tx)
     return guarded(tx, what, lambda: work(tx)) if is_async(tx) else work(tx)
+
+
+def _is_plain_or_async(function: Any) -> bool:
+    """A generator would do nothing when called, and an object with ``__call__`` has no name of its own."""
+    if isinstance(function, (type, TaskType)) or not callable(function) or not hasattr(function, "__qualname__"):
+        return False
+    return not (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function))
 
 
 def _default_name(function: Any) -> str:

@@ -88,8 +88,10 @@ def _number(name: str, value: float | timedelta, least: float) -> float:
     return float(number)
 
 
-def _kinds(name: str, value: object) -> tuple[ErrorKind, ...]:
-    kinds = (value,) if isinstance(value, (type, str)) or not isinstance(value, Iterable) else tuple(value)
+def _kinds(name: str, value: Any) -> tuple[ErrorKind, ...]:
+    kinds: tuple[Any, ...] = (
+        (value,) if isinstance(value, (type, str)) or not isinstance(value, Iterable) else tuple(value)
+    )
     for kind in kinds:
         if not isinstance(kind, str) and not (isinstance(kind, type) and issubclass(kind, BaseException)):
             raise OptionError(f"Retry: {name} must name exception classes, not {kind!r}")

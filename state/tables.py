@@ -47,13 +47,12 @@ def metadata_for(schema: str = DEFAULT_SCHEMA) -> MetaData:
 
 
 def _legal_moves() -> str:
-    """The state machine as a CHECK condition; a created task comes from state 0."""
-    cases = []
-    for before in (None, *State):
-        after = sorted(int(b) for a, b in LEGAL_MOVES if a == before)
-        if after:
-            cases.append(f"WHEN {int(before or 0)} THEN to_state IN ({', '.join(map(str, after))})")
-    return f"CASE coalesce(from_state, 0) {' '.join(cases)} ELSE false END"
+    """The state machine as a CHECK condition: one bit mask of to-states per from-state; a created task comes from 0."""
+    masks = [sum(1 << after for before, after in LEGAL_MOVES if before == a) for a in (None, *State)]
+    return (
+        "to_state BETWEEN 1 AND 8 AND coalesce(from_state, 0) BETWEEN 0 AND 8"
+        f" AND (CAST('{{{','.join(map(str, masks))}}}' AS int[]))[coalesce(from_state, 0) + 1] & (1 << to_state) <> 0"
+    )
 
 
 Table(

@@ -26,6 +26,8 @@ _CALM_LOOK_SECONDS = 0.5
 _STALL_SECONDS = 45.0
 _KILL_WORKER_AT = 0.3
 _KILL_RELAY_AT = 0.6
+_WORTH_KILLING = 4
+"""Tasks that the worker should have in its hands, if that can be had."""
 _PROGRESS = """
 SELECT (SELECT count(*) FROM {shop}.orders),
        (SELECT coalesce(sum(n), 0)::bigint FROM {s}.task_counts WHERE state >= {final}),
@@ -90,7 +92,7 @@ class _Course:
                 self._fleet.check()
                 published = self._fleet.published  # asked before the counts, so that they are complete
                 orders, done, outbox, waiting = self._counts(connection)
-                self._show.progress(done, f"{orders} orders, {outbox} in the outbox, {waiting} wait for their next try")
+                self._show.progress(done, f"{orders} orders, {outbox} in outbox, {waiting} retrying")
                 if published and done >= orders:
                     break
                 if (orders, done) != before:
@@ -116,8 +118,9 @@ class _Course:
         name, at = self._plan[0]
         if orders < self._bulk_from + self._bulk * at:
             return
-        if name.startswith("worker") and not self._held(connection, name):
-            return  # only a worker with tasks in its hands is worth killing
+        late = orders >= self._bulk_from + self._bulk * _KILL_RELAY_AT
+        if name.startswith("worker") and not late and self._held(connection, name) < _WORTH_KILLING:
+            return
         self._kill(connection, name, orders)
         self._plan.pop(0)
         if not self._plan:

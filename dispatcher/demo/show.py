@@ -29,7 +29,7 @@ class Show:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         self._live = Progress(
-            TextColumn("  "), BarColumn(bar_width=36), TextColumn("{task.completed}/{task.total} tasks"),
+            BarColumn(bar_width=24), TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[more]}", style="dim"), TimeElapsedColumn(),
             console=Console(stderr=True), transient=True,
         )  # fmt: skip
@@ -48,9 +48,15 @@ class Show:
         line = f"{time.monotonic() - self._start:6.1f} s  {mark} {text}"
         if self._live is not None:
             style = {"✗": "bold red", "✓": "green"}.get(mark, "")
-            self._live.console.print(line, style=style or None, markup=False, highlight=False)
+            self._print(line, style)
         else:
             print(line, file=sys.stderr, flush=True)
+
+    def _print(self, line: str, style: str) -> None:
+        from rich.text import Text
+
+        # a style for the call would colour the bar below it too
+        self._live.console.print(Text(line, style=style), soft_wrap=True)
 
     def progress(self, done: int, more: str) -> None:
         """How many tasks are done; called as often as one likes."""

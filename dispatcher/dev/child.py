@@ -35,7 +35,11 @@ def environment(settings: Settings, extra: Mapping[str, str] | None = None) -> d
 
 
 def popen_options() -> dict[str, Any]:
-    """For ``subprocess``: a session of its own, so that Ctrl-C reaches us alone, and an end when ours comes."""
+    """For ``subprocess``: a session of its own, so that Ctrl-C reaches us alone, and an end when ours comes.
+
+    The end is a SIGKILL, because our servers go at the same moment and nothing could be settled any more; what a worker
+    held comes back after its lease.  Only Linux can do that: elsewhere a child outlives a parent that was killed.
+    """
     options: dict[str, Any] = {"start_new_session": True}
     if sys.platform.startswith("linux"):
         # loaded before the fork, because a child may not load libraries
@@ -43,7 +47,7 @@ def popen_options() -> dict[str, Any]:
         parent = os.getpid()
 
         def die_with_parent() -> None:
-            prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+            prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
             if os.getppid() != parent:
                 os._exit(1)
 

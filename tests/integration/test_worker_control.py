@@ -104,24 +104,22 @@ async def test_pause_and_resume_hold_for_the_whole_fleet(fleet: Fleet) -> None:
     tasks = fleet.enqueue_many([apps.note.call(n) for n in range(1, 41)])
     await until(lambda: fleet.count("parked") == 40)
     assert len(fleet.ledger("ran")) == 1
-    status.resume(fleet.connection, "default", actor="test")
+    status.resume(fleet.connection, "default")
     async with asyncio.timeout(5):
         await asyncio.gather(*(task.wait() for task in tasks))
     assert fleet.count("parked") == 0
 
 
-async def test_the_urgent_lane_goes_first(fleet: Fleet) -> None:
+async def test_the_urgent_lane_overtakes_a_backlog(fleet: Fleet) -> None:
     await fleet.relay()
-    worker = await fleet.worker(slots=1)
-    gate = fleet.enqueue(apps.hold.call("go"))
-    await fleet.entry("start", gate)
-    for lane in ("low", "default", "high"):
-        fleet.enqueue(apps.note.options(lane=lane).call({"low": 3, "default": 2, "high": 1}[lane]))
-    await until(lambda: len(worker.inbox) + len(worker.executor.ready) >= 2)
-    fleet.open("go")
-    await fleet.all_finish(4)
-    values = [entry.value for entry in fleet.ledger("ran")]
-    assert values.index("1") < values.index("3")
+    await fleet.worker(slots=2)
+    backlog = fleet.enqueue_many([apps.doze.options(lane="low").call(0.1) for _ in range(40)])
+    await until(lambda: len(fleet.ledger("ran")) >= 2)
+    urgent = fleet.enqueue_many([apps.note.options(lane="high").call(n) for n in range(4)])
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(task.wait() for task in urgent))
+    assert sum(fleet.state(task) == "queued" for task in backlog) >= 10
+    await fleet.all_finish(44)
 
 
 async def test_a_key_makes_one_task_through_the_whole_path(fleet: Fleet) -> None:

@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,16 @@ def test_bad_registrations_are_refused() -> None:
         app.task(5)  # type: ignore[call-overload]
     with pytest.raises(OptionError, match="needs a plain or async function"):
         app.task(int)
+    with pytest.raises(OptionError, match="needs a plain or async function"):
+        app.task(partial(print, 1))
+
+    def generator() -> Iterator[int]:
+        yield 1
+
+    with pytest.raises(OptionError, match="needs a plain or async function"):
+        app.task(generator)
+    with pytest.raises(OptionError, match="needs a plain or async function"):
+        app.task(app.task(lambda: None))
     with pytest.raises(OptionError, match="needs a name"):
         Dispatcher("")
 

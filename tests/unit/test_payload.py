@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -81,7 +81,14 @@ def test_every_kind_of_argument_comes_back_equal() -> None:
     assert tuple(named.values()) == args
 
 
-@given(st.dictionaries(st.text(max_size=5), st.recursive(st.none() | st.integers() | st.text(), st.lists), max_size=5))
+@settings(max_examples=40, deadline=None)
+@given(
+    st.dictionaries(
+        st.text(max_size=5),
+        st.recursive(st.none() | st.integers() | st.text(max_size=5), st.lists, max_leaves=8),
+        max_size=5,
+    )
+)
 def test_json_data_comes_back_equal(data: dict[str, Any]) -> None:
     def f(data: dict[str, Any]) -> None: ...
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatcher import OptionError, Retry
@@ -25,6 +25,7 @@ def test_bound_grows_exponentially_up_to_the_longest(tries: int, bound: float) -
     assert Retry(backoff=2, factor=3, max_delay=50, jitter=False).delay(tries, lambda: 0.25) == bound
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     tries=st.integers(1, 32767),
     backoff=st.floats(0, 1e6),

@@ -1,0 +1,136 @@
+"""Flow control: what waits, what is refused and for how long, which lane goes first."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+
+from dispatcher.wire import encode
+from workers.inbox import Inbox, deliveries_of
+
+
+class FakeBus:
+    def __init__(self) -> None:
+        self.naks: list[tuple[list[str], float]] = []
+
+    async def nak(self, replies: Any, delay: float) -> None:
+        self.naks.append((list(replies), delay))
+
+
+class Rig:
+    def __init__(self, limit: int = 4) -> None:
+        self.bus, self.limit, self.foreign = FakeBus(), limit, list[str]()
+        self.inbox = Inbox(cast(Any, self.bus), self.unreadable, lambda: self.limit)
+
+    async def unreadable(self, message: Any, why: str) -> None:
+        self.foreign.append(why)
+
+
+def message(number: int, attempt: int = 1, delivered: int = 1, body: bytes | None = None) -> Any:
+    return SimpleNamespace(
+        data=encode(UUID(int=number), attempt, 1) if body is None else body,
+        reply=f"$JS.ACK.stream.consumer.{delivered}.{number}.1.1.0",
+        subject="t.push",
+    )
+
+
+def numbers(deliveries: Any) -> list[int]:
+    return [delivery.task_id.int for delivery in deliveries]
+
+
+async def test_the_urgent_lane_is_taken_first_whenever_it_was_subscribed() -> None:
+    rig = Rig(10)
+    low, high = rig.inbox.receiver(30), rig.inbox.receiver(10)
+    for number in (1, 2):
+        await low(message(number))
+    for number in (3, 4):
+        await high(message(number))
+    assert rig.inbox.arrived.is_set() and len(rig.inbox) == 4
+    assert numbers(rig.inbox.take(3)) == [3, 4, 1]
+    assert numbers(rig.inbox.take(3)) == [2]
+    assert not rig.inbox.arrived.is_set() and len(rig.inbox) == 0
+
+
+async def test_when_it_is_full_messages_go_back_with_a_growing_delay() -> None:
+    rig = Rig(1)
+    receive = rig.inbox.receiver(1)
+    await receive(message(1))
+    for delivered in (1, 2, 4, 20):
+        await receive(message(2, delivered=delivered))
+    assert rig.inbox.refused == 4 and len(rig.inbox) == 1
+    delays = [delay for _, delay in rig.bus.naks]
+    for delay, middle in zip(delays, (0.002, 0.004, 0.016, 0.064), strict=True):
+        assert middle * 0.75 <= delay <= middle * 1.25
+
+
+async def test_after_a_second_of_saturation_the_delay_may_reach_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("workers.inbox.time.monotonic", lambda: now)
+    rig = Rig(0)
+    receive = rig.inbox.receiver(1)
+    await receive(message(1, delivered=20))
+    now = 101.5
+    await receive(message(1, delivered=20))
+    assert rig.bus.naks[0][1] <= 0.08
+    assert 0.75 <= rig.bus.naks[1][1] <= 1.25
+
+
+async def test_a_second_message_for_the_same_attempt_shares_its_fate() -> None:
+    rig = Rig(1)
+    receive = rig.inbox.receiver(1)
+    await receive(message(1))
+    await receive(message(1, delivered=2))
+    assert rig.bus.naks == []
+    (delivery,) = rig.inbox.take(5)
+    assert len(delivery.replies) == 2
+
+
+async def test_another_attempt_is_another_delivery() -> None:
+    rig = Rig(5)
+    receive = rig.inbox.receiver(1)
+    await receive(message(1, attempt=1))
+    await receive(message(1, attempt=2))
+    assert [delivery.attempt for delivery in rig.inbox.take(5)] == [1, 2]
+
+
+async def test_a_closed_inbox_gives_everything_back_at_once() -> None:
+    rig = Rig(5)
+    rig.inbox.closed = True
+    await rig.inbox.receiver(1)(message(1))
+    assert [delay for _, delay in rig.bus.naks] == [0]
+
+
+async def test_a_foreign_message_never_waits_here() -> None:
+    rig = Rig()
+    await rig.inbox.receiver(1)(message(1, body=b"hello"))
+    assert rig.foreign == ["5 bytes instead of 25"] and len(rig.inbox) == 0
+
+
+async def test_what_is_put_back_comes_first() -> None:
+    rig = Rig(5)
+    receive = rig.inbox.receiver(1)
+    for number in (1, 2, 3):
+        await receive(message(number))
+    taken = rig.inbox.take(2)
+    rig.inbox.put_back(taken)
+    assert rig.inbox.arrived.is_set()
+    assert numbers(rig.inbox.take(5)) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("reply", "delivered"),
+    [
+        ("$JS.ACK.stream.consumer.3.100.7.1234.0", 3),
+        ("$JS.ACK.hub.ACCHASH.stream.consumer.4.100.7.1234.0.random", 4),
+        ("", 1),
+        ("_INBOX.abc", 1),
+        ("$JS.ACK.stream.consumer.x.100.7.1234.0", 1),
+    ],
+)
+def test_the_delivery_count_is_read_from_the_reply_subject(reply: str, delivered: int) -> None:
+    assert deliveries_of(reply) == delivered
+    assert re.fullmatch(r"\d+", str(deliveries_of(reply)))
