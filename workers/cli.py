@@ -23,6 +23,7 @@ from dispatcher.cli.options import (
     require_nats,
 )
 from dispatcher.cli.output import guard
+from dispatcher.collector import calm
 from dispatcher.load import load_app
 from dispatcher.logs import configure_logging
 from dispatcher.options import check_queue_name
@@ -60,6 +61,11 @@ async def run_worker(
         await bus.close()
 
 
+def _queue_names(given: list[str] | None) -> list[str]:
+    """Every queue named by ``-q``, commas split; ``default`` when none is."""
+    return [check_queue_name(part.strip()) for text in given or ["default"] for part in text.split(",") if part.strip()]
+
+
 def command(
     app: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Where the Dispatcher is, for example shop:app.")],
     queues: Annotated[
@@ -95,10 +101,9 @@ def command(
             lease=lease,
         )
         require_nats(settings)
-        names = [part.strip() for text in queues or ["default"] for part in text.split(",") if part.strip()]
-        for queue in names:
-            check_queue_name(queue)
+        names = _queue_names(queues)
         dispatcher = load_app(app)
         configure_logging(log_format)
         check_schema_version(require_database(settings), settings.db_schema)
+        calm()
         asyncio.run(run_worker(dispatcher, settings, queues=names, slots=concurrency, name=name, burst=burst))

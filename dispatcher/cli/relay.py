@@ -20,6 +20,7 @@ from dispatcher.cli.options import (
     require_nats,
 )
 from dispatcher.cli.output import guard
+from dispatcher.collector import calm
 from dispatcher.logs import configure_logging
 from dispatcher.relay.service import Relay
 from dispatcher.settings import Settings
@@ -62,4 +63,5 @@ def command(
         streams = load(settings.streams_conf)
         configure_logging(log_format)
         check_schema_version(require_database(settings), settings.db_schema)
+        calm()
         asyncio.run(run_relay(settings, streams))

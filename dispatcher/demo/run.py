@@ -20,6 +20,7 @@ from state.machine import State
 
 __all__ = ["perform"]
 
+_DURABLE = ("fsync", "full_page_writes", "synchronous_commit")
 _LOOK_SECONDS = 0.05
 _CALM_LOOK_SECONDS = 0.5
 """While the latency is measured, so that the display costs it nothing."""
@@ -58,9 +59,11 @@ def perform(place: Place, show: Show) -> None:
 
 
 def _make_ready(place: Place, show: Show) -> None:
-    show.say(f"{place.servers}: fsync, full_page_writes and synchronous_commit on")
     prepare(place.settings)
     with psycopg.connect(place.settings.database_url or "", autocommit=True) as connection:
+        # read back from the server, because it may not be ours
+        durable = ((name, connection.execute(f"SHOW {name}".encode()).fetchone()) for name in _DURABLE)
+        show.say(f"{place.servers}; {', '.join(f'{name} {row[0]}' for name, row in durable if row)}")
         make_tables(connection, place.plan.shop)
     for name in ("ledger", "out"):
         place.folder(name)

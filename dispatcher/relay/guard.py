@@ -49,11 +49,22 @@ class Guard:
                 with suppress(TimeoutError):
                     async with asyncio.timeout_at(end):
                         while True:
-                            await self._shares.changed.wait()
+                            await self._wait_for_change()
                             await self._share()
                             await asyncio.sleep(_SHARE_SECONDS)
         finally:
             await demand.unsubscribe()
+
+    async def _wait_for_change(self) -> None:
+        """Until a worker announces something new, or it is time to see whether a lane fills what it was given.
+
+        Long tasks keep their messages and change nobody's demand: a lane that was sized for a little would leave slots
+        empty.  Reads at most some 50 lanes a second.
+        """
+        lanes = sum(len(self._streams.queue(queue).lanes) for queue in self._shares.queues)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(_SHARE_SECONDS, lanes / 50) if lanes else None):
+                await self._shares.changed.wait()
 
     async def look_at_streams(self) -> None:
         """Make or repair every stream; one that is not the one we knew has its tasks dispatched again."""

@@ -6,7 +6,6 @@ dozing  holds the sleep lock: every writer notifies, the leader sleeps until the
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import time

@@ -1,4 +1,4 @@
-"""The README's quick start, typed as it is written, in a clean environment with the built wheel, outside the repository.
+"""The README's quick start, typed as it is written, outside the repository, in a clean environment with the wheel.
 
 Only ``pip install`` is done in another way: the environment has the wheel of this checkout and, by path, the libraries
 that are installed already, so that the test needs no network and cannot meet another version on a package index.
@@ -124,7 +124,7 @@ def test_the_quick_start_works_as_written(request: pytest.FixtureRequest, tmp_pa
     assert_shown(consoles[1], output.read_text())
 
 
-async def test_the_web_service_works_as_written(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_web_service_works_as_written(database_url: str) -> None:
     (code,) = [block for kind, block in blocks("In a web service") if kind == "python"]
     (tasks,) = [block for _, block in blocks("Quick start") if block.startswith("# tasks.py")]
     module: dict[str, Any] = {"__name__": "tasks"}

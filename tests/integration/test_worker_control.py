@@ -188,6 +188,18 @@ async def test_a_message_that_comes_many_times_runs_once(fleet: Fleet) -> None:
     assert len(fleet.ledger("start")) == 1
 
 
+async def test_long_tasks_fill_every_slot(fleet: Fleet) -> None:
+    """A lane that was sized for a little must grow when its messages are all being worked on."""
+    await fleet.relay()
+    await fleet.worker(slots=12)
+    await fleet.worker(slots=12)
+    for _ in range(24):
+        fleet.enqueue(apps.hold.call("go"))
+    await until(lambda: len(fleet.ledger("start")) == 24, 4, "every slot runs a task")
+    fleet.open("go")
+    await fleet.all_finish(24)
+
+
 async def test_two_workers_share_the_work(fleet: Fleet) -> None:
     await fleet.relay()
     one, two = await fleet.worker(slots=4), await fleet.worker(slots=4)

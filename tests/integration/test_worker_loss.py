@@ -48,8 +48,8 @@ async def test_a_task_that_kills_every_worker_ends_as_failed(fleet: Fleet) -> No
     await fleet.relay()
     task = fleet.enqueue(apps.vanish.call(99))
     for _ in range(3):
-        process = await fleet.worker_process()
-        assert await process.ended() == 9
+        process = fleet.process("worker", "tests.fixtures.apps:app", "-c", "2")
+        assert await process.ended(20) == 9
     row = await fleet.reaches(task, "failed", timeout=LEASE + 3)
     assert (row["tries"], Reason(row["reason"])) == (3, Reason.LEASE_EXPIRED)
 

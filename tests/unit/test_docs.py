@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,9 @@ def prose(page: Path) -> str:
 
 
 def pieces_of_code(page: Path) -> Iterator[str]:
-    """Lines of console blocks and everything between single backticks."""
-    for block in blocks(page, "console", ""):
-        yield from block.splitlines()
+    """What is typed in console blocks, and everything between single backticks."""
+    for block in blocks(page, "console"):
+        yield from (line for line in block.splitlines() if line.startswith("$ "))
     for span in re.findall(r"`([^`]+)`", prose(page)):
         yield re.sub(r"\s+", " ", span)
 
@@ -53,10 +54,10 @@ def command_named(name: str) -> Any:
 def settings_table() -> str:
     """The table of docs/operating.md, made from ``Settings``."""
     source = (REPOSITORY / "dispatcher/settings.py").read_text()
-    (body,) = [node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == "Settings"]
+    (body,) = [node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
     meaning = {
         node.target.id: ast.literal_eval(after.value)
-        for node, after in zip(body, body[1:], strict=False)
+        for node, after in pairwise(body)
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr)
     }
     rows = ["| variable | default | meaning |", "|---|---|---|"]

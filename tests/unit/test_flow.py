@@ -61,11 +61,11 @@ def announcement(worker: str, want: int, *queues: str) -> Any:
 async def test_only_changes_by_a_quarter_are_set() -> None:
     shares = Shares()
     await shares.announced(announcement("w", 40, "q"))
-    assert shares.changed and shares.queues == {"q"}
+    assert shares.changed.is_set() and shares.queues == {"q"}
     lanes = {"q": {"default": True}}
     assert shares.changes(lanes) == {("q", "default"): 40}
     shares.was_set(("q", "default"), 40)
-    assert not shares.changed
+    assert not shares.changed.is_set()
     await shares.announced(announcement("w", 48, "q"))
     assert shares.changes(lanes) == {}
     await shares.announced(announcement("w", 60, "q"))
@@ -92,4 +92,4 @@ async def test_a_worker_that_left_or_fell_silent_is_forgotten(monkeypatch: pytes
 async def test_an_unreadable_announcement_changes_nothing(data: bytes) -> None:
     shares = Shares()
     await shares.announced(SimpleNamespace(data=data))  # type: ignore[arg-type]
-    assert not shares.changed and shares.queues == set()
+    assert not shares.changed.is_set() and shares.queues == set()
