@@ -41,8 +41,11 @@ def _state(pid: int) -> str:
     return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0]
 
 
-def stop_leftovers(pgdata: Path, nats_conf: Path) -> None:
-    """End what is left of both servers and wait for it; raises EmbeddedError when it does not go."""
+def stop_leftovers(pgdata: Path, nats_conf: Path | None) -> None:
+    """End what is left of both servers, of PostgreSQL alone without ``nats_conf``, and wait for it.
+
+    Raises EmbeddedError when it does not go.
+    """
     for number, patience in _FORCE:
         pids = _find(pgdata, nats_conf)
         for pid in pids:
@@ -62,21 +65,21 @@ def stop_leftovers(pgdata: Path, nats_conf: Path) -> None:
     raise EmbeddedError(f"processes {_find(pgdata, nats_conf)} use {pgdata} and cannot be ended")
 
 
-def _find(pgdata: Path, nats_conf: Path) -> list[int]:
+def _find(pgdata: Path, nats_conf: Path | None) -> list[int]:
     folder = os.path.realpath(pgdata)
-    conf = os.fsencode(nats_conf)
+    conf = None if nats_conf is None else os.fsencode(nats_conf)
     if not _PROC.joinpath("self").exists():
         return _from_pid_file(pgdata)
     return [pid for pid in map(int, filter(str.isdigit, os.listdir(_PROC))) if _is_ours(pid, folder, conf)]
 
 
-def _is_ours(pid: int, folder: str, conf: bytes) -> bool:
+def _is_ours(pid: int, folder: str, conf: bytes | None) -> bool:
     proc = _PROC / str(pid)
     try:
         name = (proc / "comm").read_text().strip()
         if name == "postgres":
             return os.readlink(proc / "cwd") == folder and is_alive(pid)
-        return (proc / "cmdline").read_bytes().split(b"\0")[1:3] == [b"-c", conf] and is_alive(pid)
+        return conf is not None and (proc / "cmdline").read_bytes().split(b"\0")[1:3] == [b"-c", conf] and is_alive(pid)
     except OSError:
         return False  # gone meanwhile, or another user's
 

@@ -140,7 +140,8 @@ class EmbeddedServers:
     def restart_postgres(self) -> None:
         """Start PostgreSQL again on its port, after stopping it if it runs."""
         self._guarded().stop("postgres")
-        self._leave_no_trace()
+        if self._database is not None:
+            stop_leftovers(self._database.pgdata, None)
         self._start_postgres(self._running())
 
     def restart_nats(self, *, wipe: bool = False) -> None:

@@ -145,10 +145,11 @@ class Protocol:
 
     def due(self, task: UUID, kind: int = 1) -> None:
         """The timer's time has come."""
-        self.sql(
-            "UPDATE dispatcher.timers SET due_at = now() - interval '1 s' WHERE task_id = %s AND kind = %s", task, kind
-        )
-        if kind == 2:
+        moved = self.sql(
+            "UPDATE dispatcher.timers SET due_at = now() - interval '1 s' WHERE task_id = %s AND kind = %s RETURNING 1",
+            task, kind,
+        )  # fmt: skip
+        if kind == 2 and moved:
             self.sql("UPDATE dispatcher.tasks SET expires_at = now() - interval '1 s' WHERE id = %s", task)
 
     def promote(self) -> tuple[int, int]:

@@ -143,7 +143,13 @@ def test_a_stale_settle_changes_nothing(steps: Protocol, stale: str) -> None:
         steps.succeed(session, task, 2)
     before = steps.snapshot()
     assert not steps.succeed(who, task, attempt)
-    for to, reason in ((State.RETRYING, 11), (State.SCHEDULED, 12), (State.QUEUED, 13), (State.FAILED, 2), (State.CANCELLED, 7)):
+    for to, reason in (
+        (State.RETRYING, 11),
+        (State.SCHEDULED, 12),
+        (State.QUEUED, 13),
+        (State.FAILED, 2),
+        (State.CANCELLED, 7),
+    ):
         assert steps.leave(who, task, attempt, to, reason) is None
     steps.progress(who, task, attempt)
     assert steps.snapshot()[:-2] == before[:-2]
@@ -211,7 +217,12 @@ def test_overlapping_settles_in_opposite_order_do_not_deadlock(steps: Protocol, 
 
             try:
                 mine.run(
-                    SUCCEED, session=session, ids=order, attempts=[1] * len(order), results=[b"1"] * len(order), batches=[]
+                    SUCCEED,
+                    session=session,
+                    ids=order,
+                    attempts=[1] * len(order),
+                    results=[b"1"] * len(order),
+                    batches=[],
                 )
             except BaseException as error:
                 errors.append(error)

@@ -150,7 +150,9 @@ def _creates(fleet: Fleet) -> bool:
     return True
 
 
-async def test_counters_are_folded_and_the_dispatch_log_is_trimmed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_counters_are_folded_and_the_dispatch_log_is_trimmed(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(leader, "_FOLD_SECONDS", 0.2)
     monkeypatch.setattr(leader, "_TRIM_SECONDS", 0.2)
     fleet.configure(backstop=timedelta(seconds=1))

@@ -102,7 +102,9 @@ def test_a_rescued_task_that_was_asked_to_stop_is_cancelled(steps: Protocol) -> 
 def test_after_a_start_of_the_database_every_lease_gets_its_time(steps: Protocol) -> None:
     """A database that was away longer than a lease would otherwise find the whole fleet dead."""
     session = steps.open()
-    steps.sql("UPDATE dispatcher.sessions SET expires_at = now() - interval '1 s', lease = '10 years' WHERE id = %s", session)
+    steps.sql(
+        "UPDATE dispatcher.sessions SET expires_at = now() - interval '1 s', lease = '10 years' WHERE id = %s", session
+    )
     assert steps.rescue() == {} and steps.end_expired() == []
 
 

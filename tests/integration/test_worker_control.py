@@ -189,13 +189,17 @@ async def test_a_message_that_comes_many_times_runs_once(fleet: Fleet) -> None:
 
 
 async def test_long_tasks_fill_every_slot(fleet: Fleet) -> None:
-    """A lane that was sized for a little must grow when its messages are all being worked on."""
+    """A lane that was sized for a little must grow when its messages are all being worked on.
+
+    The last ones may have to wait until a busy worker hands its surplus on.
+    """
     await fleet.relay()
     await fleet.worker(slots=12)
     await fleet.worker(slots=12)
     for _ in range(24):
         fleet.enqueue(apps.hold.call("go"))
-    await until(lambda: len(fleet.ledger("start")) == 24, 4, "every slot runs a task")
+    await until(lambda: len(fleet.ledger("start")) >= 18, 3, "most slots run a task")
+    await until(lambda: len(fleet.ledger("start")) == 24, 30, "every slot runs a task")
     fleet.open("go")
     await fleet.all_finish(24)
 
@@ -252,7 +256,12 @@ async def test_drain_gives_back_what_does_not_end_within_the_grace_time(fleet: F
     await fleet.stop(worker, timeout=6)
     for task in tasks:
         row = fleet.row(task)
-        assert (fleet.state(task), row["tries"], row["attempt"], Reason(row["reason"])) == ("queued", 0, 2, Reason.RELEASED)
+        assert (fleet.state(task), row["tries"], row["attempt"], Reason(row["reason"])) == (
+            "queued",
+            0,
+            2,
+            Reason.RELEASED,
+        )
     fleet.open("later")
     await fleet.worker()
     await fleet.all_finish(2)

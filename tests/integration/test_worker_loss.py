@@ -81,7 +81,9 @@ async def test_a_handler_that_blocks_the_event_loop_keeps_its_lease(fleet: Fleet
     task = fleet.enqueue(apps.frozen_loop.call("go"))
     await fleet.entry("start", task)
     first = fleet.rows("SELECT expires_at FROM dispatcher.sessions")[0]["expires_at"]
-    await until(lambda: (fleet.rows("SELECT expires_at FROM dispatcher.sessions")[0]["expires_at"] - first).seconds > LEASE)
+    await until(
+        lambda: (fleet.rows("SELECT expires_at FROM dispatcher.sessions")[0]["expires_at"] - first).seconds > LEASE
+    )
     fleet.open("go")
     await fleet.reaches(task, "succeeded")
     assert (fleet.row(task)["attempt"], fleet.row(task)["tries"]) == (1, 1)

@@ -52,7 +52,9 @@ async def test_the_last_try_ends_as_failed(fleet: Fleet) -> None:
     assert (reason(row), row["tries"], row["max_tries"]) == ("exhausted", 3, 3)
 
 
-@pytest.mark.parametrize(("kind", "tries", "why"), [("value", 3, "exhausted"), ("missing", 1, "rejected"), ("key", 1, "rejected")])
+@pytest.mark.parametrize(
+    ("kind", "tries", "why"), [("value", 3, "exhausted"), ("missing", 1, "rejected"), ("key", 1, "rejected")]
+)
 async def test_only_errors_of_the_policy_are_retried(fleet: Fleet, kind: str, tries: int, why: str) -> None:
     await fleet.relay()
     await fleet.worker()

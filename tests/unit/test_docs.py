@@ -75,6 +75,15 @@ def test_the_settings_table_is_that_of_the_code() -> None:
     assert shown == settings_table(), "docs/operating.md: put the table above between the two marks"
 
 
+def test_every_variable_that_is_read_is_explained() -> None:
+    text = (REPOSITORY / "docs/operating.md").read_text()
+    read: set[str] = set()
+    for file in (REPOSITORY / "dispatcher").rglob("*.py"):
+        if file.parent.name not in ("bench", "demo"):  # those speak to processes of their own
+            read.update(re.findall(r"\bDISPATCHER_[A-Z_]*[A-Z]\b", file.read_text()))
+    assert not {name for name in read if f"`{name}" not in text}
+
+
 @each_page
 def test_every_command_that_is_named_exists(page: Path) -> None:
     for piece in pieces_of_code(page):
@@ -153,5 +162,11 @@ def test_every_option_is_explained() -> None:
     assert not [name for name in TASK_CHECKS if f"`{name}`" not in text]
 
 
+def test_figures_are_those_of_the_results() -> None:
+    shown = (REPOSITORY / "README.md").read_text().split("<!-- figures")[1].split("<!-- /figures")[0]
+    measured = re.findall(r"\d[\d,.]*\d", (REPOSITORY / "benchmarks/RESULTS.md").read_text())
+    assert not [figure for figure in re.findall(r"\d[\d,.]*\d", shown) if figure not in measured]
+
+
 def test_the_readme_is_short() -> None:
-    assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 270
+    assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 265

@@ -1,0 +1,75 @@
+"""The promises that need servers of their own: the broker's store, outages, a crash of the database."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+from dispatcher.embedded import EmbeddedServers
+from tests.fixtures import apps
+from tests.fixtures.fleet import Fleet, connect, until
+
+
+async def test_committed_task_survives_a_broker_outage(own_fleet: Fleet, own_servers: EmbeddedServers) -> None:
+    relay = await own_fleet.relay()
+    await own_fleet.worker()
+    first = own_fleet.enqueue_many([apps.doze.call(0.01) for _ in range(50)])
+    await until(lambda: own_fleet.finished() > 5)
+    await asyncio.to_thread(own_servers.kill_nats)
+    more = own_fleet.enqueue_many([apps.note.call(n) for n in range(50)])  # creating goes on
+    await until(lambda: relay.leader is not None and relay.leader._is_blocked())
+    before = relay.leader._last_look if relay.leader else 0
+    await until(lambda: relay.leader is not None and relay.leader._last_look > before + 0.5)
+    await asyncio.to_thread(own_servers.restart_nats)
+    await own_fleet.all_finish(len(first) + len(more), timeout=30)
+
+
+async def test_committed_task_survives_wiping_the_brokers_store(own_fleet: Fleet, own_servers: EmbeddedServers) -> None:
+    await own_fleet.relay()
+    await own_fleet.worker(slots=2)
+    tasks = own_fleet.enqueue_many([apps.doze.call(0.02) for _ in range(150)])
+    await until(lambda: own_fleet.finished() > 20)
+    await asyncio.to_thread(own_servers.restart_nats, wipe=True)
+    await own_fleet.all_finish(len(tasks), timeout=45)
+    assert len(own_fleet.ledger("ran")) == len(tasks)
+
+
+async def test_committed_task_survives_restoring_an_old_broker_store(
+    own_fleet: Fleet, own_servers: EmbeddedServers, tmp_path: Path
+) -> None:
+    """The old store holds messages of tasks that are done, and lacks those of tasks that are not."""
+    relay = await own_fleet.relay()
+    done = own_fleet.enqueue_many([apps.note.call(n) for n in range(40)])
+    await until(lambda: own_fleet.count("outbox") == 0)
+    store, copy = tmp_path / "servers" / "nats", tmp_path / "old"
+    await asyncio.to_thread(own_servers._guarded().stop, "nats")
+    shutil.copytree(store, copy)
+    await asyncio.to_thread(own_servers.restart_nats)
+    worker = await own_fleet.worker()
+    await own_fleet.all_finish(len(done), timeout=30)
+    await own_fleet.stop(worker)
+    later = own_fleet.enqueue_many([apps.note.call(n) for n in range(100, 140)])
+    await until(lambda: own_fleet.count("outbox") == 0, 15)
+    await own_fleet.stop(relay)
+    await asyncio.to_thread(own_servers._guarded().stop, "nats")
+    shutil.rmtree(store)
+    shutil.copytree(copy, store)
+    await asyncio.to_thread(own_servers.restart_nats)
+    await own_fleet.relay()
+    await own_fleet.worker()
+    await own_fleet.all_finish(len(done) + len(later), timeout=60)
+    assert len(own_fleet.ledger("ran")) == len(done) + len(later)
+
+
+async def test_committed_task_survives_a_crash_of_the_database(own_fleet: Fleet, own_servers: EmbeddedServers) -> None:
+    await own_fleet.relay()
+    await own_fleet.worker()
+    tasks = own_fleet.enqueue_many([apps.doze.call(0.02) for _ in range(100)])
+    await until(lambda: own_fleet.finished() > 10)
+    own_fleet.connection.close()
+    await asyncio.to_thread(own_servers.kill_postgres)
+    await asyncio.to_thread(own_servers.restart_postgres)
+    own_fleet.connection = connect(own_fleet.settings)
+    assert own_fleet.count("tasks") == len(tasks)
+    await own_fleet.all_finish(len(tasks), timeout=40)
