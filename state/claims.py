@@ -86,6 +86,8 @@ WITH locked AS MATERIALIZED (
 ), failure AS (
     INSERT INTO {s}.failures (task_id, tenant_id, queue_id, type_id, state, reason, error)
     SELECT id, tenant_id, queue_id, type_id, 7, 5, 'not started before its expiry' FROM moved
+    ON CONFLICT (task_id) DO UPDATE SET state = excluded.state, reason = excluded.reason, error = excluded.error,
+        fingerprint = excluded.fingerprint, finished_at = excluded.finished_at
 ), timer AS (
     DELETE FROM {s}.timers WHERE task_id IN (SELECT id FROM moved)
 ), park AS (

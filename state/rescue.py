@@ -50,6 +50,8 @@ WITH gone AS (
     INSERT INTO {s}.failures (task_id, tenant_id, queue_id, type_id, state, reason, error)
     SELECT id, tenant_id, queue_id, type_id, state, reason, 'the worker stopped answering while it ran this task'
     FROM moved WHERE state >= 7
+    ON CONFLICT (task_id) DO UPDATE SET state = excluded.state, reason = excluded.reason, error = excluded.error,
+        fingerprint = excluded.fingerprint, finished_at = excluded.finished_at
 ), asked AS (
     DELETE FROM {s}.cancel_requests WHERE session_id = ANY (CAST(:sessions AS bigint[]))
 ), counted AS (

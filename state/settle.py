@@ -87,6 +87,8 @@ WITH input AS MATERIALIZED (
            left(concat_ws(': ', detail ->> 'type', detail ->> 'message'), 2000),
            decode(detail ->> 'fingerprint', 'hex')
     FROM moved WHERE state >= 7
+    ON CONFLICT (task_id) DO UPDATE SET state = excluded.state, reason = excluded.reason, error = excluded.error,
+        fingerprint = excluded.fingerprint, finished_at = excluded.finished_at
 ), done AS (
     DELETE FROM {s}.claims WHERE session_id = CAST(:session AS bigint) AND batch = ANY (CAST(:batches AS bigint[]))
 ), asked AS (

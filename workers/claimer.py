@@ -1,7 +1,7 @@
 """Claims what has gathered in the inbox, batch by batch, and decides about every message it did not get.
 
 Natural batching: a batch is what arrived while the last statement was in flight.  No timer at low load; a pause of
-2 ms only when the last batch had several tasks, which doubles the batches of many small transactions.
+5 ms only when the last batch had several tasks, which doubles the batches of many small transactions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ __all__ = ["BATCH", "Claimer"]
 _log = logging.getLogger("dispatcher.claim")
 
 BATCH = 500
-_LINGER_SECONDS = 0.002
+_LINGER_SECONDS = 0.005
+_LOCKED_SECONDS = 0.002
 
 
 class Claimer:
@@ -184,7 +185,7 @@ class Claimer:
 
     async def _locked(self, session: Session, deliveries: list[Delivery]) -> None:
         """Only skipped because its row was locked for a moment: try again, one by one if there are few."""
-        await asyncio.sleep(_LINGER_SECONDS)
+        await asyncio.sleep(_LOCKED_SECONDS)
         self._inbox.put_back(deliveries)
 
     async def _unknown_type(self, session: Session, deliveries: list[Delivery]) -> None:

@@ -25,8 +25,13 @@ class Pace:
         self.slots = slots
         self.rate = 0.0
         """Tasks settled per second while busy: follows a rise within 0.1 s, a fall within some seconds."""
+        self.ahead = 0
+        """Tasks that may be claimed beyond the slots."""
+        self.want = 0
+        """Messages outstanding at this worker, over all its lanes: claimed ones, and a few in wait for a free slot."""
         self._counted = 0
         self._since = time.monotonic()
+        self._tune()
 
     def resume(self) -> None:
         """Work starts after a pause, which says nothing about how fast it goes."""
@@ -45,13 +50,10 @@ class Pace:
         elif more:  # with nothing left to do a low figure says nothing about how fast work goes
             self.rate += min(1.0, passed / _FALL_SECONDS) * (seen - self.rate)
         self._counted, self._since = 0, now
+        self._tune()
 
-    @property
-    def ahead(self) -> int:
-        """Tasks that may be claimed beyond the slots."""
-        return min(_MOST_AHEAD, int(self.rate * _AHEAD_SECONDS))
-
-    @property
-    def want(self) -> int:
-        """Messages outstanding at this worker, over all its lanes: claimed ones, and a few in wait for a free slot."""
-        return self.slots + self.ahead + max(self.slots // 4, 1, min(_MOST_INBOX, int(self.rate * _INBOX_SECONDS)))
+    def _tune(self) -> None:
+        """Set the two figures that follow the rate: they are read for every message."""
+        waiting = max(self.slots // 4, 1, min(_MOST_INBOX, int(self.rate * _INBOX_SECONDS)))
+        self.ahead = min(_MOST_AHEAD, int(self.rate * _AHEAD_SECONDS))
+        self.want = self.slots + self.ahead + waiting

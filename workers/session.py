@@ -27,10 +27,10 @@ class Session:
     lost: bool = False
     """Rescued or fenced: nothing written under it counts any more."""
 
-    def settled(self, batch: int) -> None:
-        """One attempt of ``batch`` is settled for certain, or was refused for good."""
-        self.held -= 1
-        self.left_in_batch[batch] -= 1
+    def settled(self, batch: int, count: int) -> None:
+        """So many attempts of ``batch`` are settled for certain, or were refused for good."""
+        self.held -= count
+        self.left_in_batch[batch] -= count
         if self.left_in_batch[batch] == 0:
             del self.left_in_batch[batch]
             self.done_batches.append(batch)

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
@@ -171,14 +172,14 @@ class Settler:
         return [attempt for attempt in attempts if attempt.task_id not in skipped]
 
     async def _announce(self, session: Session, settled: list[Attempt], accepted: dict[UUID, State]) -> None:
-        """Acknowledge, tell whoever waits for a result, free what the attempts held."""
-        for attempt in settled:
-            if attempt.delivery.reply:
-                await self._bus.ack(attempt.delivery.replies)
-            session.settled(attempt.batch)
+        """Acknowledge, free what the attempts held, and tell whoever waits for a result."""
+        await self._bus.ack([reply for attempt in settled for reply in attempt.delivery.replies if reply])
+        for batch, count in Counter([attempt.batch for attempt in settled]).items():
+            session.settled(batch, count)
         await self.tell(accepted)
-        for attempt in settled:
-            self._progress.pop(attempt.task_id, None)
+        if self._progress:
+            for attempt in settled:
+                self._progress.pop(attempt.task_id, None)
         self._done(settled, accepted)
         for attempt in settled:
             attempt.decided = True

@@ -26,7 +26,10 @@ __all__ = ["Guard"]
 _log = logging.getLogger("dispatcher.guard")
 
 _GUARD_SECONDS = 10.0
+_AGAIN_SECONDS = 1.0
+"""After a look that found no answer: JetStream starts a moment after its server."""
 _SHARE_SECONDS = 0.1
+_FILLED_SECONDS = 0.5
 
 
 class Guard:
@@ -37,23 +40,31 @@ class Guard:
         self._subjects = Subjects(settings.namespace)
         self._shares = Shares()
         self._known: dict[str, str] = {}
+        self._back = asyncio.Event()
 
     async def run(self) -> None:
         """Guard until cancelled.  Raises ``ConfigurationError`` when a stream contradicts streams.conf."""
         demand = await self._bus.subscribe(self._subjects.demand, self._shares.announced)
+        self._bus.on_reconnect.append(self._look_again)
         try:
             while True:
-                await self.look_at_streams()
+                self._back.clear()
+                seen = await self.look_at_streams()
                 await self._share()
-                end = asyncio.get_running_loop().time() + _GUARD_SECONDS
                 with suppress(TimeoutError):
-                    async with asyncio.timeout_at(end):
-                        while True:
+                    async with asyncio.timeout(_GUARD_SECONDS if seen else _AGAIN_SECONDS):
+                        while not self._back.is_set():
                             await self._wait_for_change()
                             await self._share()
                             await asyncio.sleep(_SHARE_SECONDS)
         finally:
+            self._bus.on_reconnect.remove(self._look_again)
             await demand.unsubscribe()
+
+    def _look_again(self) -> None:
+        """NATS is back, maybe with another store."""
+        self._back.set()
+        self._shares.changed.set()
 
     async def _wait_for_change(self) -> None:
         """Until a worker announces something new, or it is time to see whether a lane fills what it was given.
@@ -63,16 +74,19 @@ class Guard:
         """
         lanes = sum(len(self._streams.queue(queue).lanes) for queue in self._shares.queues)
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(_SHARE_SECONDS, lanes / 50) if lanes else None):
+            async with asyncio.timeout(max(_FILLED_SECONDS, lanes / 50) if lanes else None):
                 await self._shares.changed.wait()
 
-    async def look_at_streams(self) -> None:
-        """Make or repair every stream; one that is not the one we knew has its tasks dispatched again."""
+    async def look_at_streams(self) -> bool:
+        """Make or repair every stream; one that is not the one we knew has its tasks dispatched again.
+
+        Returns whether the server answered.
+        """
         try:
             found = await verify(self._streams, self._bus, self._subjects, self._lanes())
         except BusError as error:
             _log.warning("streams cannot be checked: %s", error)
-            return
+            return False
         for change in found.repaired:
             _log.warning("repaired: %s", change)
         for name, created in found.created.items():
@@ -83,6 +97,7 @@ class Guard:
                 self._leader.full_look_of[name] = created
                 self._leader.nudge()
             self._known[name] = created
+        return True
 
     def _lanes(self) -> list[Lane]:
         """The lanes that live workers serve; they make their consumers, the leader sets drifted ones right."""

@@ -62,8 +62,14 @@ class Protocol:
     # a service ------------------------------------------------------------------------------------------------------
 
     def create(
-        self, *, queue: str = "q", type: str = "t", tries: int = 3, delay: float | None = None, expires: float | None = None
-    ) -> UUID:  # fmt: skip
+        self,
+        *,
+        queue: str = "q",
+        type: str = "t",
+        tries: int = 3,
+        delay: float | None = None,
+        expires: float | None = None,
+    ) -> UUID:
         task = new_id()
         self.sql(
             "SELECT dispatcher.create_task(%s, %s, %s, 'default', '{}', %s, 0, NULL, %s, %s)",

@@ -187,6 +187,26 @@ def test_tries_are_consumed_and_given_back_but_never_exceed_the_maximum(steps: P
         steps.sql("UPDATE dispatcher.tasks SET tries = 3 WHERE id = %s", task)
 
 
+@pytest.mark.parametrize("end", ["settle", "expire", "rescue", "cancel"])
+def test_a_left_over_failure_row_stops_nothing(steps: Protocol, end: str) -> None:
+    """It must not be there; were it, the statement that finds it would fail for ever."""
+    session, task = steps.open(), steps.create(tries=1, expires=60)
+    steps.sql("INSERT INTO dispatcher.failures SELECT id, 0, queue_id, type_id, 8, 7, 'old' FROM dispatcher.tasks")
+    if end == "expire":
+        steps.due(task, kind=2)
+        assert steps.expire_due() == [task]
+    elif end == "cancel":
+        assert steps.cancel(task) == ["cancelled"]
+    else:
+        steps.claim(session, task)
+        if end == "settle":
+            assert steps.leave(session, task, 1, State.RETRYING, 11) is State.FAILED
+        else:
+            steps.expire(session)
+            assert steps.rescue() == {task: State.FAILED}
+    assert steps.sql("SELECT count(*) FROM dispatcher.failures WHERE error IS DISTINCT FROM 'old'") == [(1,)]
+
+
 def test_a_renewal_needs_the_same_boot_and_a_session_that_lives(steps: Protocol) -> None:
     session = steps.open()
     assert steps.renew(session, uuid4()) == []

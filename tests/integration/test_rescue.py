@@ -34,7 +34,7 @@ def test_a_rescue_gives_back_as_a_new_attempt_with_a_new_message(steps: Protocol
 
 
 def test_a_session_that_has_just_renewed_is_not_rescued(steps: Protocol, database_url: str) -> None:
-    """The renewal commits while the rescuer waits for nothing: a locked row is skipped, a renewed one does not match."""
+    """While it is being renewed its row is skipped, and afterwards it does not match."""
     session, task = steps.open(), steps.create()
     steps.claim(session, task)
     steps.expire(session)

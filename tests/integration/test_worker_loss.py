@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -143,6 +144,10 @@ async def test_who_waits_hears_of_a_settle_whose_answer_was_lost(fleet: Fleet, m
     assert await fleet.enqueue(apps.note.call(4)).wait(5) == 8
 
 
+def _more_than(fleet: Fleet, number: int) -> bool:
+    return fleet.finished() > number
+
+
 async def test_ended_database_sessions_of_workers_lose_nothing(fleet: Fleet) -> None:
     await fleet.relay()
     await fleet.worker(slots=4)
@@ -153,7 +158,7 @@ async def test_ended_database_sessions_of_workers_lose_nothing(fleet: Fleet) -> 
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
             " AND starts_with(application_name, 'dispatcher worker')"
         )
-        await until(lambda done=done: fleet.finished() > min(done + 10, 99), 20)
+        await until(partial(_more_than, fleet, min(done + 10, 99)), 20)
     await fleet.all_finish(len(tasks))
 
 

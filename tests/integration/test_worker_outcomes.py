@@ -20,7 +20,7 @@ async def test_async_and_plain_handlers_run_and_their_result_is_stored(fleet: Fl
     assert kind in (apps.note, apps.note_plain)
     await fleet.relay()
     await fleet.worker()
-    task = fleet.enqueue(kind.call(21))  # type: ignore[attr-defined]
+    task = fleet.enqueue(kind.call(21))
     assert await task.wait(10) == 42
     assert [entry.value for entry in fleet.ledger("ran")] == ["21"]
     row = fleet.row(task)
@@ -78,7 +78,8 @@ async def test_retry_in_overrides_the_back_off_and_consumes_a_try(fleet: Fleet) 
     assert await task.wait(10) == "done"
     assert fleet.row(task)["tries"] == 2
     first, second = (event["at"] for event in fleet.rows(
-        "SELECT at FROM dispatcher.task_events WHERE task_id = %s AND to_state IN (5, 3) AND seq > 1 ORDER BY seq", task.id
+        "SELECT at FROM dispatcher.task_events WHERE task_id = %s AND to_state IN (5, 3)"
+            " AND seq > 1 ORDER BY seq", task.id
     ))  # fmt: skip
     assert 0.2 <= (second - first).total_seconds() < 1.5
 
@@ -154,7 +155,7 @@ async def test_whatever_a_plain_function_raises_is_an_outcome(fleet: Fleet, kind
 
 @pytest.mark.parametrize("text", apps.TEXTS)
 async def test_no_text_of_a_handler_can_stop_a_worker(fleet: Fleet, text: str) -> None:
-    """Texts that PostgreSQL cannot store must not end the process that carries them: they would end the next one too."""
+    """Texts that PostgreSQL cannot store must not end the process that carries them, and the next one after it."""
     await fleet.relay()
     worker = await fleet.worker()
     tasks = [fleet.enqueue(kind.call(text)) for kind in (apps.raising, apps.give_up, apps.not_now, apps.telling)]

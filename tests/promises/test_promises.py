@@ -11,6 +11,7 @@ import logging
 import signal
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -102,6 +103,10 @@ async def test_committed_task_survives_a_frozen_relay(fleet: Fleet) -> None:
     await fleet.all_finish(len(tasks), timeout=10)
 
 
+def _more_than(fleet: Fleet, number: int) -> bool:
+    return fleet.finished() > number
+
+
 async def test_committed_task_survives_ending_database_sessions(fleet: Fleet) -> None:
     await fleet.relay()
     await fleet.worker(slots=4)
@@ -112,7 +117,7 @@ async def test_committed_task_survives_ending_database_sessions(fleet: Fleet) ->
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
             " AND starts_with(application_name, 'dispatcher ')"
         )
-        await until(lambda done=done: fleet.finished() > min(done + 5, 99), 20)
+        await until(partial(_more_than, fleet, min(done + 5, 99)), 20)
     await fleet.all_finish(len(tasks), timeout=40)
 
 

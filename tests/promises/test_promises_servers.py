@@ -6,9 +6,15 @@ import asyncio
 import shutil
 from pathlib import Path
 
+import pytest
+
 from dispatcher.embedded import EmbeddedServers
 from tests.fixtures import apps
 from tests.fixtures.fleet import Fleet, connect, until
+
+pytestmark = pytest.mark.filterwarnings(  # nats-py drops the stream of a failed reconnect without closing it
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 
 
 async def test_committed_task_survives_a_broker_outage(own_fleet: Fleet, own_servers: EmbeddedServers) -> None:

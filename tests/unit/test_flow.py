@@ -91,5 +91,5 @@ async def test_a_worker_that_left_or_fell_silent_is_forgotten(monkeypatch: pytes
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"\xff", b'{"worker": 1, "want": "x", "queues": []}'])
 async def test_an_unreadable_announcement_changes_nothing(data: bytes) -> None:
     shares = Shares()
-    await shares.announced(SimpleNamespace(data=data))  # type: ignore[arg-type]
+    await shares.announced(SimpleNamespace(data=data))
     assert not shares.changed.is_set() and shares.queues == set()

@@ -40,7 +40,7 @@ def test_foreign_bytes_are_refused_or_read_never_guessed(body: bytes) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"x", bytes(25), b"\x02" + bytes(24), b"\x01" + bytes(25)])
 def test_another_version_or_length_is_refused(body: bytes) -> None:
-    with pytest.raises(ValueError, match="version|bytes instead of"):
+    with pytest.raises(ValueError, match=r"version|bytes instead of"):
         decode(body)
 
 
