@@ -6,9 +6,11 @@ serve it.  Counters are raised once per batch, not once per task.
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-__all__ = ["RelayMetrics", "WorkerMetrics"]
+from dispatcher.errors import ConfigurationError
+
+__all__ = ["RelayMetrics", "WorkerMetrics", "serve"]
 
 _SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800)
 
@@ -46,3 +48,16 @@ class RelayMetrics:
             "dispatcher_outbox_publish_errors", "Batches that could not be published.", registry=self.registry
         )
         self.active = Gauge("dispatcher_relay_active", "1 while this relay leads.", registry=self.registry)
+
+
+def serve(registry: CollectorRegistry, port: int | None, address: str = "127.0.0.1") -> None:
+    """Serve ``/metrics`` from a thread of its own; nothing happens without a port.
+
+    Raises ``ConfigurationError`` when the port is taken.
+    """
+    if port is None:
+        return
+    try:
+        start_http_server(port, addr=address, registry=registry)
+    except OSError as error:
+        raise ConfigurationError(f"metrics cannot be served on {address}:{port}: {error.strerror}") from None

@@ -1,9 +1,9 @@
 """Every NATS subject in one place.  Pure.
 
-    <namespace>.tasks.<stream>.<queue>.<lane>   task references, stored by the stream
-    <namespace>.push.<stream>.<queue>.<lane>    where the lane's push consumer delivers
-    <namespace>.ctl.*                           presence and control, core NATS only
-    <namespace>.settled                         ids of tasks that just ended, one message per settled batch
+<namespace>.tasks.<stream>.<queue>.<lane>   task references, stored by the stream
+<namespace>.push.<stream>.<queue>.<lane>    where the lane's push consumer delivers
+<namespace>.ctl.*                           presence and control, core NATS only
+<namespace>.settled                         ids of tasks that just ended, one message per settled batch
 """
 
 from __future__ import annotations

@@ -144,5 +144,14 @@ class TaskType(Generic[P, R, C]):
             raise OptionError(f"{task_id!r} is not a task id") from None
         return Task(id, created=False, home=self._home, decode=self.payload.decode_result)
 
+    def registered(self) -> dict[str, Any]:
+        """What the database should know of the type, for those who create its tasks without this code."""
+        return {
+            "queue": self.queue,
+            "lane": self.lane,
+            "max_attempts": self.max_attempts,
+            "secret": list(self.payload.secret_names),
+        }
+
     def __repr__(self) -> str:
         return f"<task type {self.name!r}>"

@@ -32,6 +32,7 @@ _log = logging.getLogger("dispatcher.claim")
 
 BATCH = 500
 _LINGER_SECONDS = 0.005
+_SMALL = 50
 _LOCKED_SECONDS = 0.002
 
 
@@ -85,7 +86,7 @@ class Claimer:
                 continue
             finally:
                 self.quiet.set()
-            if got > 1 and got < most // 2:
+            if 1 < got < _SMALL and not len(self._inbox):
                 await asyncio.sleep(_LINGER_SECONDS)
 
     async def _claim(self, batch: list[Delivery]) -> int:

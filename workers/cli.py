@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import signal
-from typing import Annotated
+from typing import Annotated, TypedDict, Unpack
 
 import typer
 
@@ -14,6 +14,7 @@ from dispatcher.app import Dispatcher
 from dispatcher.bus import Bus
 from dispatcher.cli.options import (
     DatabaseUrl,
+    MetricsPort,
     Namespace,
     NatsUrl,
     Schema,
@@ -26,6 +27,7 @@ from dispatcher.cli.output import guard
 from dispatcher.collector import calm
 from dispatcher.load import load_app
 from dispatcher.logs import configure_logging
+from dispatcher.metrics import serve
 from dispatcher.options import check_queue_name
 from dispatcher.settings import Settings
 from dispatcher.streams.config import load
@@ -37,15 +39,23 @@ __all__ = ["command", "run_worker"]
 _log = logging.getLogger("dispatcher.worker")
 
 
+class WorkerOptions(TypedDict, total=False):
+    """The keyword arguments of ``Worker``."""
+
+    queues: list[str]
+    slots: int
+    name: str | None
+    burst: bool
+
+
 async def run_worker(
-    app: Dispatcher, settings: Settings, *, queues: list[str], slots: int, name: str | None = None, burst: bool = False
+    app: Dispatcher, settings: Settings, metrics_port: int | None = None, **options: Unpack[WorkerOptions]
 ) -> None:
     """Connect, work, and drain at the first SIGTERM or SIGINT; the second one ends the process at once."""
     bus = await Bus.connect(settings, name="dispatcher worker")
     try:
-        worker = Worker(
-            app, settings, load(settings.streams_conf), bus, queues=queues, slots=slots, name=name, burst=burst
-        )
+        worker = Worker(app, settings, load(settings.streams_conf), bus, **options)
+        serve(worker.metrics.registry, metrics_port)
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
@@ -87,6 +97,7 @@ def command(
     schema: Schema = None,
     namespace: Namespace = None,
     streams_conf: StreamsConf = None,
+    metrics_port: MetricsPort = None,
     log_format: Annotated[str, typer.Option("--log-format", help="auto, pretty or json.")] = "auto",
 ) -> None:
     """Run tasks that are pushed from the named queues."""
@@ -106,4 +117,5 @@ def command(
         configure_logging(log_format)
         check_schema_version(require_database(settings), settings.db_schema)
         calm()
-        asyncio.run(run_worker(dispatcher, settings, queues=names, slots=concurrency, name=name, burst=burst))
+        options = WorkerOptions(queues=names, slots=concurrency, name=name, burst=burst)
+        asyncio.run(run_worker(dispatcher, settings, metrics_port, **options))

@@ -7,6 +7,7 @@ lanes → inbox → claimer → executor → settler → ack
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import random
@@ -134,13 +135,14 @@ class Worker:
             raise ConfigurationError(
                 "the app has no task types; decorate a function with @app.task in a module it imports"
             )
+        self._app.check()
+        types = {"names": list(names), "options": [json.dumps(task_type.registered()) for task_type in names.values()]}
         tries = 0
         while True:
             try:
                 await self.lanes.register(self._claims)
-                params = {"names": sorted(names), "options": ["{}" for _ in names]}
-                await self._claims.run(REGISTER_TYPES, params)
-                rows = await self._claims.run(TYPE_IDS, {"names": sorted(names)})
+                await self._claims.run(REGISTER_TYPES, types)
+                rows = await self._claims.run(TYPE_IDS, {"names": types["names"]})
                 queue_rows = await self._claims.run(QUEUE_IDS, {"names": self._queues})
                 break
             except Transient as error:

@@ -29,7 +29,9 @@ __all__ = ["app"]
 app = typer.Typer(no_args_is_help=True, help="Show every setting and where its value comes from.")
 
 # Read outside of Settings: by the frame, by processes for their --app, and by the embedded servers.
-_OTHERS = frozenset({"DISPATCHER_DEBUG", "DISPATCHER_APP", "DISPATCHER_DATA_DIR"})
+_OTHERS = frozenset(
+    f"DISPATCHER_{name}" for name in ("APP", "DEBUG", "DATA_DIR", "NATS_SERVER", "PG_BINDIR", "EMBEDDED_USER")
+)
 _PASSWORD = re.compile(r"(?P<start>\w+://)(?P<login>[^/@]*(?:@[^/@]*)*)@")
 _PARAMETER = re.compile(r"(?i)((?:password|sslpassword|passfile|token)=)('[^']*'|[^&\s]+)")
 _MASK = "********"

@@ -24,6 +24,7 @@ from dispatcher.settings import Settings
 from dispatcher.task_info import TaskInfo
 from state.ids import new_id
 from state.machine import Flag
+from state.registry import TYPE_OPTIONS
 from state.requests import ENQUEUE
 
 __all__ = ["command"]
@@ -152,16 +153,19 @@ def _unchecked(settings: Settings, connection: psycopg.Connection[Any], wish: _W
     body = json_codec.dumps(wish.arguments, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     tags = list(dict.fromkeys(options.get("tags", ())))
     flags = (Flag.KEYED | Flag.LABELLED if "key" in options else Flag(0)) | (Flag.LABELLED if tags else Flag(0))
+    known = _registered(settings, connection, wish.name)
+    secret = [name for name in known.get("secret", ()) if name in wish.arguments]
+    meta = {name: values for name, values in (("tags", tags), ("secret", secret)) if values}
     parameters = {
         "id": new_id(),
         "type": wish.name,
-        "queue": check_queue_name(options.get("queue", "default")),
-        "lane": check_queue_name(options.get("lane", "default"), "lane"),
+        "queue": check_queue_name(options.get("queue") or known.get("queue", "default")),
+        "lane": check_queue_name(options.get("lane") or known.get("lane", "default"), "lane"),
         "args": body,
-        "max_tries": options.get("max_attempts", Retry().max_attempts),
+        "max_tries": options.get("max_attempts") or known.get("max_attempts", Retry().max_attempts),
         "flags": int(flags),
         "delay": options.get("delay"),
-        "meta": json_codec.dumps({"tags": tags}) if tags else None,
+        "meta": json_codec.dumps(meta) if meta else None,
         "key": options.get("key"),
         "args_hash": hashlib.sha256(json_codec.dumps(wish.arguments, sort_keys=True, separators=(",", ":")).encode())
         .digest(),
@@ -175,6 +179,12 @@ def _unchecked(settings: Settings, connection: psycopg.Connection[Any], wish: _W
         raise KeyConflict(wish.name, options["key"], UUID(existing[0]) if existing else UUID(int=0)) from None
     assert row is not None
     return row[0], row[1]
+
+
+def _registered(settings: Settings, connection: psycopg.Connection[Any], name: str) -> dict[str, Any]:
+    """What a worker that knows the type wrote down about it; nothing if none ever did."""
+    row = connection.execute(TYPE_OPTIONS.psycopg(settings.db_schema), {"name": name}).fetchone()
+    return dict(row[0]) if row and row[0] else {}
 
 
 async def _create_and_wait(

@@ -24,6 +24,7 @@ from dispatcher.settings import Settings
 __all__ = [
     "DatabaseUrl",
     "Json",
+    "MetricsPort",
     "Namespace",
     "NatsUrl",
     "Schema",
@@ -52,6 +53,10 @@ Namespace = Annotated[
 ]
 StreamsConf = Annotated[
     Path | None, typer.Option("--streams-conf", metavar="FILE", help="streams.conf (DISPATCHER_STREAMS_CONF).")
+]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option("--metrics-port", min=1, max=65535, help="Serve Prometheus metrics on 127.0.0.1 at this port."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

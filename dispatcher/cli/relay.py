@@ -11,6 +11,7 @@ import typer
 from dispatcher.bus import Bus
 from dispatcher.cli.options import (
     DatabaseUrl,
+    MetricsPort,
     Namespace,
     NatsUrl,
     Schema,
@@ -22,6 +23,7 @@ from dispatcher.cli.options import (
 from dispatcher.cli.output import guard
 from dispatcher.collector import calm
 from dispatcher.logs import configure_logging
+from dispatcher.metrics import serve
 from dispatcher.relay.service import Relay
 from dispatcher.settings import Settings
 from dispatcher.streams.config import load
@@ -30,11 +32,12 @@ from state.migrate import check_schema_version
 __all__ = ["command", "run_relay"]
 
 
-async def run_relay(settings: Settings, streams: Any) -> None:
+async def run_relay(settings: Settings, streams: Any, metrics_port: int | None = None) -> None:
     """Connect, relay, and stop in order at SIGTERM or SIGINT."""
     bus = await Bus.connect(settings, name="dispatcher relay")
     try:
         relay = Relay(settings, streams, bus)
+        serve(relay.metrics.registry, metrics_port)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, relay.stop)
         await relay.run()
@@ -48,6 +51,7 @@ def command(
     schema: Schema = None,
     namespace: Namespace = None,
     streams_conf: StreamsConf = None,
+    metrics_port: MetricsPort = None,
     log_format: Annotated[str, typer.Option("--log-format", help="auto, pretty or json.")] = "auto",
 ) -> None:
     """Carry committed tasks to the stream; run timers, rescue and reconcile.  Any number may run, one leads."""
@@ -64,4 +68,4 @@ def command(
         configure_logging(log_format)
         check_schema_version(require_database(settings), settings.db_schema)
         calm()
-        asyncio.run(run_relay(settings, streams))
+        asyncio.run(run_relay(settings, streams, metrics_port))

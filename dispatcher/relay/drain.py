@@ -14,6 +14,7 @@ from psycopg.rows import TupleRow
 
 from dispatcher.bus import Bus, Outgoing
 from dispatcher.database import Database
+from dispatcher.metrics import RelayMetrics
 from dispatcher.settings import Settings
 from dispatcher.subjects import Subjects
 from dispatcher.wire import encode, message_id
@@ -53,6 +54,7 @@ class Drain:
         self._full_look_at = 0.0
         self._marked_at = 0.0
         self._key = dict(zip(("k1", "k2"), advisory_key(settings.db_schema, FULL_RECONCILE), strict=True))
+        self.metrics = RelayMetrics()
         self.published = 0
         """Messages confirmed by the stream since the start."""
         self.first_delete_at: float | None = None
@@ -80,11 +82,13 @@ class Drain:
                 await self._bus.store(await self._outgoing(rows), _PUBLISH_SECONDS)
             await self._database.run(_COMMIT)
         except BaseException:
+            self.metrics.publish_errors.inc()
             await self._give_up()
             raise
         if rows:
             self._low = rows[0][0]
             self.published += len(rows)
+            self.metrics.published.inc(len(rows))
         await self._mark(now)
         return len(rows)
 

@@ -55,6 +55,7 @@ class Reconciler:
         Waits for every open drain first, and remembers the new creation time only after the last entry: a crash in
         between starts over.
         """
+        known = await self.seen(stream)
         await self._database.run(self._lock)
         try:
             total = 0
@@ -65,7 +66,8 @@ class Reconciler:
             await self._database.run(reconcile.REMEMBER_STREAM, {"name": stream, "created": created})
         finally:
             await self._database.run(self._unlock)
-        _log.warning("stream %s is not the one we knew: %d tasks dispatched again", stream, total)
+        if total or known:
+            _log.warning("stream %s is not the one we knew: %d tasks dispatched again", stream, total)
         return total
 
     async def seen(self, stream: str) -> str | None:

@@ -19,6 +19,7 @@ from psycopg.rows import TupleRow
 from dispatcher.bus import Bus, Message
 from dispatcher.database import Database, Transient, connect, pause_before_retry
 from dispatcher.errors import BusError, ConfigurationError
+from dispatcher.metrics import RelayMetrics
 from dispatcher.relay.drain import Drain
 from dispatcher.relay.guard import Guard
 from dispatcher.relay.leader import Leader
@@ -49,6 +50,8 @@ class Relay:
         self._standby = Database(settings, f"{self.name} standby", statement_timeout="10s")
         self.leader: Leader | None = None
         self.led = asyncio.Event()
+        self.metrics = RelayMetrics()
+        self.drain.metrics = self.metrics
         self._stopping = asyncio.Event()
         self._last_beat = time.monotonic()
 
@@ -110,12 +113,14 @@ class Relay:
         guarding = asyncio.create_task(guard.run(), name="relay-guard")
         running = asyncio.create_task(leader.run(), name="relay-lead")
         self.led.set()
+        self.metrics.active.set(1)
         try:
             done, _ = await asyncio.wait({guarding, running}, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
             self.led.clear()
+            self.metrics.active.set(0)
             self.leader = None
             for task in (guarding, running):
                 task.cancel()
