@@ -19,8 +19,8 @@ __all__ = ["Database", "Transient", "connect", "connect_sync"]
 
 _log = logging.getLogger("dispatcher.database")
 
-Transient = (psycopg.OperationalError, psycopg.InterfaceError)
-"""What a connection raises when the server or the way to it is gone; everything else is a bug or bad data."""
+Transient = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
+"""What a statement raises when the server, or the way to it, is gone or has become a standby; all else is a bug."""
 
 # Custom plans flip to a hash join over the whole table at 500 to 1,000 ids on analysed tables of 20 to 40 thousand rows
 # and halve the throughput (10.3 against 21.3 thousand tasks a second, reference measurement).

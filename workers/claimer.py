@@ -33,7 +33,7 @@ _log = logging.getLogger("dispatcher.claim")
 BATCH = 500
 _LINGER_SECONDS = 0.005
 _SMALL = 50
-_LOCKED_SECONDS = 0.002
+_LOCKED_SECONDS = 0.001
 
 
 class Claimer:
@@ -185,9 +185,9 @@ class Claimer:
         self._adopt(session, number, rows, deliveries)
 
     async def _locked(self, session: Session, deliveries: list[Delivery]) -> None:
-        """Only skipped because its row was locked for a moment: try again, one by one if there are few."""
-        await asyncio.sleep(_LOCKED_SECONDS)
-        self._inbox.put_back(deliveries)
+        """Only skipped because somebody holds its row: again in 2 ms, and later and later while that goes on."""
+        for delivery in deliveries:
+            await self._bus.nak(delivery.replies, min(1.0, _LOCKED_SECONDS * 2 ** deliveries_of(delivery.reply)))
 
     async def _unknown_type(self, session: Session, deliveries: list[Delivery]) -> None:
         """No code for it here: give it to another worker, without haste and without a write."""
@@ -205,14 +205,14 @@ class Claimer:
         for delivery in deliveries:
             if delivery.task_id in parked:
                 await self._bus.ack(delivery.replies)
-        self._inbox.put_back([delivery for delivery in deliveries if delivery.task_id not in parked])
+        await self._locked(session, [delivery for delivery in deliveries if delivery.task_id not in parked])
 
     async def _expired(self, session: Session, deliveries: list[Delivery]) -> None:
         params = self._params(session, deliveries)
         rows = await self._database.run(claims.EXPIRE, {key: params[key] for key in ("ids", "attempts")})
         self.counts["expired"] += len(rows)
         await self._ended({row[0]: State.FAILED for row in rows})
-        self._inbox.put_back(deliveries)
+        await self._locked(session, deliveries)
 
     async def _foreign(self, session: Session, deliveries: list[Delivery]) -> None:
         """No such task, or an attempt that does not exist yet: keep the evidence, never run it."""

@@ -82,9 +82,7 @@ def command(
         list[str] | None, typer.Option("--queues", "-q", help="Queues to serve, comma separated or repeated.")
     ] = None,
     concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, max=10_000, help="Tasks at a time.")] = 16,
-    name: Annotated[
-        str | None, typer.Option("--name", help="Shown in listings; host and process id by default.")
-    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Shown in listings.", show_default="host-pid")] = None,
     burst: Annotated[bool, typer.Option("--burst", help="Stop when nothing waits any more.")] = False,
     grace: Annotated[
         float | None, typer.Option("--grace", min=0, help="Seconds that running tasks get to finish at a stop.")

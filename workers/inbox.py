@@ -112,12 +112,3 @@ class Inbox:
                 del self._waiting[delivery.task_id, delivery.attempt]
                 taken.append(delivery)
         return taken
-
-    def put_back(self, deliveries: list[Delivery]) -> None:
-        """Return deliveries to the front: their rows were locked by somebody else for a moment."""
-        first = next(iter(self._lanes.values()))
-        for delivery in reversed(deliveries):
-            self._waiting[delivery.task_id, delivery.attempt] = delivery
-            first.appendleft(delivery)
-        if deliveries:
-            self.arrived.set()

@@ -7,7 +7,6 @@ lanes → inbox → claimer → executor → settler → ack
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import random
@@ -21,7 +20,7 @@ from uuid import UUID, uuid4
 
 from dispatcher.app import Dispatcher
 from dispatcher.bus import Bus
-from dispatcher.database import Database, Transient, pause_before_retry
+from dispatcher.database import Database
 from dispatcher.errors import ConfigurationError
 from dispatcher.metrics import WorkerMetrics
 from dispatcher.settings import Settings
@@ -29,7 +28,7 @@ from dispatcher.streams.config import StreamsConfig
 from dispatcher.subjects import Subjects
 from dispatcher.task import TaskType
 from state.machine import State
-from state.registry import OUTBOX_WAITS, QUEUE_IDS, REGISTER_TYPES, TYPE_IDS
+from state.registry import OUTBOX_WAITS
 from workers.attempt import Attempt, Stop
 from workers.claimer import Claimer
 from workers.executor import Executor
@@ -39,6 +38,7 @@ from workers.lease import LeaseKeeper
 from workers.measure import Measure
 from workers.pace import Pace
 from workers.presence import Presence
+from workers.registration import register
 from workers.session import Session
 from workers.sessions import Sessions
 from workers.settler import Settler
@@ -49,7 +49,8 @@ _log = logging.getLogger("dispatcher.worker")
 
 _HOUSEKEEPING_SECONDS = 0.25
 _LONGEST_AHEAD_SECONDS = 1.0
-_LONGEST_WAIT_SECONDS = 2.0
+_LONGEST_WAIT_SECONDS = 1.0
+_STUCK_SECONDS = 0.25
 
 
 class Worker:
@@ -84,6 +85,7 @@ class Worker:
         self.metrics = WorkerMetrics()
         self.metrics.slots.set(slots)
         self._measure = Measure(self.metrics, self._queue_names)
+        self._settled_at = time.monotonic()
         self.ready = asyncio.Event()
         """Set when the worker receives tasks."""
         self._draining = asyncio.Event()
@@ -95,7 +97,9 @@ class Worker:
 
     async def run(self) -> None:
         """Work until drained.  Raises ``ConfigurationError`` or ``SchemaError`` before anything is taken."""
-        await self._register()
+        types, queue_names = await register(self._app, self.lanes, self._claims, self._queues)
+        self._types.update(types)
+        self._queue_names.update(queue_names)
         self._build()
         try:
             await self.lanes.ensure(max(self.pace.want, 64))
@@ -123,34 +127,6 @@ class Worker:
                     task.cancel()
         finally:
             await self._close()
-
-    async def _register(self) -> None:
-        """Make our names known and learn their numbers; waits for a database that is away."""
-        names = {
-            name: task_type
-            for task_type in self._app.task_types.values()
-            for name in (task_type.name, *task_type.aliases)
-        }
-        if not names:
-            raise ConfigurationError(
-                "the app has no task types; decorate a function with @app.task in a module it imports"
-            )
-        self._app.check()
-        types = {"names": list(names), "options": [json.dumps(task_type.registered()) for task_type in names.values()]}
-        tries = 0
-        while True:
-            try:
-                await self.lanes.register(self._claims)
-                await self._claims.run(REGISTER_TYPES, types)
-                rows = await self._claims.run(TYPE_IDS, {"names": types["names"]})
-                queue_rows = await self._claims.run(QUEUE_IDS, {"names": self._queues})
-                break
-            except Transient as error:
-                tries += 1
-                _log.warning("PostgreSQL is away, trying again: %s", str(error).strip().split("\n")[0])
-                await pause_before_retry(tries)
-        self._types.update({number: names[name] for number, name in rows})
-        self._queue_names.update(dict(queue_rows))
 
     def _build(self) -> None:
         self.inbox = Inbox(self._bus, self._unreadable, self._may_wait)
@@ -189,7 +165,10 @@ class Worker:
 
     def _may_wait(self) -> int:
         """Unclaimed messages that may wait here: what the leader was told, less what is held."""
-        return max(self.pace.want, self._presence.announced) - len(self.executor.running)
+        running = len(self.executor.running)
+        if running >= self.pace.slots and time.monotonic() - self._settled_at > _STUCK_SECONDS:
+            return 0  # every slot is busy for long: another worker may be free
+        return max(self.pace.want, self._presence.announced) - running
 
     def _start(self, attempts: list[Attempt]) -> None:
         if not self.executor.running:
@@ -199,6 +178,7 @@ class Worker:
 
     def _settled(self, attempts: list[Attempt], accepted: Mapping[UUID, State]) -> None:
         self._measure.settled(attempts, accepted)
+        self._settled_at = time.monotonic()
         for attempt in attempts:
             if self.executor.running.get(attempt.task_id) is attempt:
                 del self.executor.running[attempt.task_id]

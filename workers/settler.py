@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
+import psycopg
 from psycopg.rows import TupleRow
 
 from dispatcher.bus import Bus
@@ -22,8 +23,8 @@ from dispatcher.database import Database, Transient, pause_before_retry
 from dispatcher.subjects import Subjects
 from dispatcher.wire import encode_settled
 from state import claims, settle
-from state.machine import FINAL, State
-from workers.attempt import Attempt
+from state.machine import FINAL, Reason, State
+from workers.attempt import Attempt, Outcome
 from workers.session import Session
 from workers.sessions import Sessions
 
@@ -86,15 +87,38 @@ class Settler:
                 # What was committed before the connection broke is refused at the second try and then read.
                 tries += 1
                 _log.warning("settle failed, the database is away: %s", str(error).strip().split("\n")[0])
-                again = set(map(id, self._waiting))
-                self._waiting[:0] = [held for held in batch if not held.decided and id(held) not in again]
-                self._wake.set()
+                self._put_back(batch)
                 await self._database.close()
                 await pause_before_retry(tries)
+            except psycopg.Error as error:
+                await self._isolate(batch, error)
             if self._waiting:
                 self._wake.set()
             else:
                 self._idle.set()
+
+    def _put_back(self, batch: list[Attempt]) -> None:
+        """Try again what is not decided; some of it may wait for its second try already."""
+        again = set(map(id, self._waiting))
+        self._waiting[:0] = [held for held in batch if not held.decided and id(held) not in again]
+        self._wake.set()
+
+    async def _isolate(self, batch: list[Attempt], error: psycopg.Error) -> None:
+        """One outcome cannot be written: find it, and let it fail alone instead of ending the worker."""
+        undecided = [attempt for attempt in batch if not attempt.decided]
+        if len(undecided) == 1:
+            _log.error("the outcome of task %s cannot be written: %s", undecided[0].task_id, error)
+            undecided[0].outcome = Outcome(State.FAILED, reason=Reason.UNSERIALISABLE, detail=_unwritable(error))
+        for attempt in undecided:
+            try:
+                await self._settle_all([attempt])
+            except Transient:
+                self._put_back(undecided)
+                return
+            except psycopg.Error as alone:
+                if len(undecided) == 1:
+                    raise
+                await self._isolate([attempt], alone)
 
     async def flushed(self) -> None:
         """Wait until everything that finished is settled."""
@@ -213,3 +237,8 @@ class Settler:
                 "messages": [item[2] for item in items],
             }
             await self._database.run(settle.PROGRESS, params)
+
+
+def _unwritable(error: psycopg.Error) -> dict[str, str]:
+    """What is stored instead: the kind of refusal, never the value."""
+    return {"type": type(error).__name__, "message": "the outcome of the handler cannot be stored"}

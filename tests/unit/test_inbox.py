@@ -110,17 +110,6 @@ async def test_a_foreign_message_never_waits_here() -> None:
     assert rig.foreign == ["5 bytes instead of 25"] and len(rig.inbox) == 0
 
 
-async def test_what_is_put_back_comes_first() -> None:
-    rig = Rig(5)
-    receive = rig.inbox.receiver(1)
-    for number in (1, 2, 3):
-        await receive(message(number))
-    taken = rig.inbox.take(2)
-    rig.inbox.put_back(taken)
-    assert rig.inbox.arrived.is_set()
-    assert numbers(rig.inbox.take(5)) == [1, 2, 3]
-
-
 @pytest.mark.parametrize(
     ("reply", "delivered"),
     [
