@@ -232,7 +232,7 @@ async def test_drain_finishes_what_runs_and_gives_back_the_rest(fleet: Fleet) ->
     for task in running:
         await fleet.entry("start", task)
     waiting = fleet.enqueue_many([apps.note.call(n) for n in range(20)])
-    await until(lambda: len(worker.inbox) + len(worker.executor.ready) > 0)
+    await until(lambda: len(worker.inbox) + len(worker.executor.ready) + worker.inbox.refused > 0)
     worker.drain()
     await until(lambda: worker.inbox.closed)
     fleet.open("go")
