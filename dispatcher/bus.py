@@ -190,9 +190,12 @@ class Bus:
 
         No pending limit is set here: what may be outstanding is bounded by the consumer's ``max_ack_pending``.
         """
-        subscription = await self._client.subscribe(
-            subject, queue=queue, cb=cast(Any, callback), pending_msgs_limit=0, pending_bytes_limit=0
-        )
+        try:
+            subscription = await self._client.subscribe(
+                subject, queue=queue, cb=cast(Any, callback), pending_msgs_limit=0, pending_bytes_limit=0
+            )
+        except nats_errors.Error as error:
+            raise BusUnavailable(f"cannot subscribe to {subject}: {error!r}") from None
         # shielded: nats-py loses its connection when the answer to a cancelled flush arrives
         await asyncio.shield(asyncio.ensure_future(self._client.flush()))
         return Subscription(subscription)

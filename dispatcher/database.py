@@ -19,7 +19,12 @@ __all__ = ["Database", "Transient", "connect", "connect_sync"]
 
 _log = logging.getLogger("dispatcher.database")
 
-Transient = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.ReadOnlySqlTransaction)
+Transient = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.IdleInTransactionSessionTimeout,
+)
 """What a statement raises when the server, or the way to it, is gone or has become a standby; all else is a bug."""
 
 # Custom plans flip to a hash join over the whole table at 500 to 1,000 ids on analysed tables of 20 to 40 thousand rows

@@ -23,10 +23,9 @@ RETURNING id, worker
 
 # A crash consumes the try it had; with none left the task ends as failed (lease_expired).
 GIVE_BACK = Sql("""
-WITH gone AS (
-    DELETE FROM {s}.claims WHERE session_id = ANY (CAST(:sessions AS bigint[])) RETURNING session_id, task_ids, attempts
-), held AS (
-    SELECT g.session_id, h.id, h.attempt FROM gone g, unnest(g.task_ids, g.attempts) AS h (id, attempt)
+WITH held AS (
+    SELECT c.session_id, h.id, h.attempt FROM {s}.claims c, unnest(c.task_ids, c.attempts) AS h (id, attempt)
+    WHERE c.session_id = ANY (CAST(:sessions AS bigint[]))
 ), locked AS MATERIALIZED (
     SELECT t.id, CASE WHEN t.flags & 1 = 1 THEN 8 WHEN t.tries >= t.max_tries THEN 7 ELSE 3 END AS goal
     FROM held h JOIN {s}.tasks t ON t.id = h.id
@@ -52,6 +51,8 @@ WITH gone AS (
     FROM moved WHERE state >= 7
     ON CONFLICT (task_id) DO UPDATE SET state = excluded.state, reason = excluded.reason, error = excluded.error,
         fingerprint = excluded.fingerprint, finished_at = excluded.finished_at
+), gone AS (  -- after the tasks, as a settle locks them: tasks first, then claims
+    DELETE FROM {s}.claims WHERE session_id = ANY (CAST(:sessions AS bigint[]))
 ), asked AS (
     DELETE FROM {s}.cancel_requests WHERE session_id = ANY (CAST(:sessions AS bigint[]))
 ), counted AS (

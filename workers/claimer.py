@@ -31,8 +31,9 @@ __all__ = ["BATCH", "Claimer"]
 _log = logging.getLogger("dispatcher.claim")
 
 BATCH = 500
-_LINGER_SECONDS = 0.005
+_LINGER_SECONDS = 0.010
 _SMALL = 50
+_MOST_AWAY = 2000
 _LOCKED_SECONDS = 0.001
 
 
@@ -55,6 +56,7 @@ class Claimer:
         self._database, self._bus, self._inbox, self._sessions = database, bus, inbox, sessions
         self._types, self._type_ids, self._worker = types, list(types), worker
         self._room, self._start, self._held, self._ended = room, start, held, ended
+        self._away: dict[UUID, float] = {}
         self.has_room = asyncio.Event()
         self.quiet = asyncio.Event()
         """Set while no claim is under way."""
@@ -98,11 +100,16 @@ class Claimer:
         number, session.next_batch = session.next_batch, session.next_batch + 1
         params = self._params(session, batch)
         params["batch"] = number
+        session.claiming += 1
         try:
             rows = await self._database.run(claims.CLAIM, params)
         except Transient:
             await self._read_again(session, batch)
             raise
+        finally:
+            session.claiming -= 1
+            if session.doubtful:
+                self._sessions.finished(session)
         self._adopt(session, number, rows, batch)
         if len(rows) < len(batch):
             got = {row[0] for row in rows}
@@ -187,13 +194,29 @@ class Claimer:
     async def _locked(self, session: Session, deliveries: list[Delivery]) -> None:
         """Only skipped because somebody holds its row: again in 2 ms, and later and later while that goes on."""
         for delivery in deliveries:
-            await self._bus.nak(delivery.replies, min(1.0, _LOCKED_SECONDS * 2 ** deliveries_of(delivery.reply)))
+            await self._bus.nak(
+                delivery.replies, min(1.0, _LOCKED_SECONDS * 2 ** min(deliveries_of(delivery.reply), 10))
+            )
 
     async def _unknown_type(self, session: Session, deliveries: list[Delivery]) -> None:
         """No code for it here: give it to another worker, without haste and without a write."""
         self.counts["unknown_type"] += len(deliveries)
+        now = time.monotonic()
         for delivery in deliveries:
-            await self._bus.nak(delivery.replies, min(30.0, deliveries_of(delivery.reply) * random.uniform(1.0, 2.0)))
+            delay = min(30.0, deliveries_of(delivery.reply) * random.uniform(1.0, 2.0))
+            self._away[delivery.task_id] = now + delay + 1.0
+            await self._bus.nak(delivery.replies, delay)
+
+    @property
+    def away(self) -> int:
+        """Messages of types unknown here that the server holds back for us.
+
+        They count as outstanding: without room for them beside the others, a few dozen would stop their whole lane.
+        """
+        if self._away:
+            now = time.monotonic()
+            self._away = {task: until for task, until in self._away.items() if until > now}
+        return min(len(self._away), _MOST_AWAY)
 
     async def _paused(self, session: Session, deliveries: list[Delivery]) -> None:
         """Its queue is paused: park it, so that the message need not be kept going round."""

@@ -6,7 +6,9 @@ import asyncio
 import logging
 import os
 import signal
-from typing import Annotated, TypedDict, Unpack
+import threading
+from collections.abc import Coroutine
+from typing import Annotated, Any, TypedDict, Unpack
 
 import typer
 
@@ -71,6 +73,18 @@ async def run_worker(
         await bus.close()
 
 
+def _run(worker: Coroutine[Any, Any, None]) -> None:
+    """Run to the end, and end even if a plain function goes on: its task is given back, nobody waits for the thread."""
+    calm()
+    asyncio.run(worker)
+    for thread in threading.enumerate():
+        if thread.name.startswith("dispatcher-handler"):
+            thread.join(timeout=0.2)
+            if thread.is_alive():
+                logging.shutdown()
+                os._exit(0)
+
+
 def _queue_names(given: list[str] | None) -> list[str]:
     """Every queue named by ``-q``, commas split; ``default`` when none is."""
     return [check_queue_name(part.strip()) for text in given or ["default"] for part in text.split(",") if part.strip()]
@@ -114,6 +128,5 @@ def command(
         dispatcher = load_app(app)
         configure_logging(log_format)
         check_schema_version(require_database(settings), settings.db_schema)
-        calm()
         options = WorkerOptions(queues=names, slots=concurrency, name=name, burst=burst)
-        asyncio.run(run_worker(dispatcher, settings, metrics_port, **options))
+        _run(run_worker(dispatcher, settings, metrics_port, **options))

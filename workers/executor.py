@@ -15,7 +15,7 @@ from uuid import UUID
 
 from dispatcher.context import Context, current
 from dispatcher.options import Retry
-from state.machine import State
+from state.machine import Reason, State
 from workers.attempt import Attempt, Outcome, Stop
 from workers.outcome import HandlerTimeout, outcome_of_error, outcome_of_stop, storable
 
@@ -63,8 +63,9 @@ class Executor:
         free_slot = True
         args: tuple[Any, ...] = ()
         kwargs: dict[str, Any] = {}
-        timeout = attempt.meta.get("timeout", attempt.task_type.timeout) if attempt.meta else attempt.task_type.timeout
         try:
+            timeout = attempt.meta.get("timeout") if attempt.meta else None
+            timeout = attempt.task_type.timeout if timeout is None else float(timeout)
             args, kwargs = attempt.task_type.decode(attempt.args)
             current.set(partial(self._context, attempt))
             if attempt.task_type.is_async:
@@ -81,7 +82,11 @@ class Executor:
                 result = future.result()
             outcome = self._returned(attempt, result)
         except BaseException as error:  # noqa: BLE001 - whatever leaves a handler is an outcome, not our failure
-            outcome = self._raised(attempt, error, args, kwargs)
+            try:
+                outcome = self._raised(attempt, error, args, kwargs)
+            except Exception as broken:  # noqa: BLE001 - options that somebody wrote by hand, for example
+                detail = {"type": type(broken).__name__, "message": "the task's options cannot be read"}
+                outcome = Outcome(State.FAILED, reason=Reason.UNDECODABLE, detail=detail)
         self._end(attempt, outcome, free_slot)
 
     async def _on_loop(

@@ -51,14 +51,18 @@ class LeaseKeeper:
         self._sessions: dict[Session, float] = {}
         self._stopped = False
         self._connection: psycopg.Connection[TupleRow] | None = None
-        self._thread = threading.Thread(target=self._run, name="dispatcher-lease", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, name="dispatcher-lease", daemon=True),
+            threading.Thread(target=self._guard, name="dispatcher-fence", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def watch(self, session: Session) -> None:
         """Keep renewing ``session``, first after a third of the lease."""
         with self._wake:
             self._sessions[session] = time.monotonic() + self._lease / 3
-            self._wake.notify()
+            self._wake.notify_all()
 
     def forget(self, session: Session) -> None:
         """The session is closed, or may end."""
@@ -69,8 +73,9 @@ class LeaseKeeper:
         """End the thread; sessions that are still watched end with their lease."""
         with self._wake:
             self._stopped = True
-            self._wake.notify()
-        self._thread.join(timeout=2)
+            self._wake.notify_all()
+        for thread in self._threads:
+            thread.join(timeout=2)
 
     def _run(self) -> None:
         while True:
@@ -114,18 +119,41 @@ class LeaseKeeper:
                 self._call(self._cancel, session, task_id, attempt)
 
     def _failed(self, session: Session, why: str) -> None:
-        """The database did not answer: try again soon, and stop the handlers while the lease certainly holds."""
+        """The database did not answer: try again soon; the fence watches the deadline meanwhile."""
         left = session.deadline - time.monotonic()
         _log.warning("lease not renewed, %.1f s left: %s", left, why)
-        if left <= self._margin and self._must_leave(session):
-            _log.critical("a plain function still runs at the end of the lease; this process leaves")
-            os._exit(_EXIT_CODE)
-        if left <= 2 * self._margin and not session.lost:
-            self._call(self._lost, session)
         if left <= 0 and not self._must_leave(session):
             self.forget(session)
             return
         self._again(session, time.monotonic() + random.uniform(0.05, min(0.5, self._margin / 2)))
+
+    def _guard(self) -> None:
+        """The fence: a thread that asks nobody, so that no connection that hangs can keep it from acting in time."""
+        while True:
+            with self._wake:
+                if self._stopped:
+                    return
+                ends = [session.deadline for session in self._sessions]
+                until = min(ends) - 2 * self._margin - time.monotonic() if ends else None
+                if until is None or until > 0:
+                    self._wake.wait(until)
+                    continue
+                late = [
+                    session for session in self._sessions if session.deadline - time.monotonic() <= 2 * self._margin
+                ]
+            for session in late:
+                self._fence(session)
+            time.sleep(self._margin / 10)
+
+    def _fence(self, session: Session) -> None:
+        """Two margins before the end stop the handlers, one margin before it leave if one still runs."""
+        if not session.lost:
+            _log.error("the lease of session %d cannot be renewed in time; its handlers are stopped", session.id)
+            session.lost = True
+            self._call(self._lost, session)
+        if session.deadline - time.monotonic() <= self._margin and self._must_leave(session):
+            _log.critical("a handler still runs at the end of the lease; this process leaves")
+            os._exit(_EXIT_CODE)
 
     def _again(self, session: Session, at: float) -> None:
         with self._wake:

@@ -138,7 +138,9 @@ class Worker:
             self._claims, self._bus, self.inbox, self.sessions, self._types, self.name,
             self._room, self._start, self.executor.running, self.settler.tell,
         )  # fmt: skip
-        self._presence = Presence(self._bus, self._subjects, self.describe, lambda: self.pace.want, self._cancel)
+        self._presence = Presence(
+            self._bus, self._subjects, self.describe, lambda: self.pace.want + self.claimer.away, self._cancel
+        )
 
     def describe(self) -> dict[str, Any]:
         """What ``dispatcher workers list`` shows."""

@@ -16,6 +16,8 @@ class Session:
     """Until when the lease certainly holds: counted from before the request was sent."""
     held: int = 0
     """Attempts not settled yet."""
+    claiming: int = 0
+    """Claims under way: what they return will be held."""
     next_batch: int = 1
     left_in_batch: dict[int, int] = field(default_factory=dict)
     """Attempts of each claim batch that are not settled yet."""

@@ -50,7 +50,12 @@ class Sessions:
     def finished(self, session: Session) -> None:
         """Something of ``session`` was settled: a doubtful one that holds nothing more is not renewed any longer."""
         self._last_used = time.monotonic()
-        if session.doubtful and session.held <= 0 and self.keeper is not None:
+        if (
+            (session.doubtful or session.lost)
+            and session.held <= 0
+            and not session.claiming
+            and self.keeper is not None
+        ):
             self.keeper.forget(session)
 
     async def close_when_idle(self) -> None:
@@ -64,7 +69,7 @@ class Sessions:
         """Close the session if it holds nothing."""
         async with self._opening:
             session = self._current
-            if session is None or session.held > 0:
+            if session is None or session.held > 0 or session.claiming:
                 return
             self._current = None
             if self.keeper is not None:

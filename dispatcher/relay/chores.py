@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from psycopg.rows import TupleRow
+
 from dispatcher.bus import Bus
 from dispatcher.database import Database
 from dispatcher.subjects import Subjects
 from dispatcher.wire import encode_cancel, encode_settled
 from state import chores, claims, counts, requests, timers
 from state.machine import State
+from state.sql import Sql
 
 __all__ = ["Chores"]
 
 _BATCH = 1000
+_BEGIN, _COMMIT = Sql("BEGIN"), Sql("COMMIT")
 
 
 class Chores:
@@ -29,16 +33,27 @@ class Chores:
             if gone < _BATCH:
                 break
         while True:
-            due = await self._database.run(timers.EXPIRE_DUE, {"most": _BATCH})
-            if due:
-                params = {"ids": [row[0] for row in due], "attempts": [row[1] for row in due]}
-                ended = await self._database.run(claims.EXPIRE, params)
+            due, ended = await self._expire()
+            if ended:
                 await self._bus.publish(
                     self._subjects.settled, encode_settled([(row[0], State.FAILED) for row in ended])
                 )
-                total += len(ended)
-            if len(due) < _BATCH:
+            total += len(ended)
+            if due < _BATCH:
                 return total
+
+    async def _expire(self) -> tuple[int, list[TupleRow]]:
+        """One batch in one transaction: a timer is gone only together with what it was set for."""
+        await self._database.run(_BEGIN)
+        try:
+            due = await self._database.run(timers.EXPIRE_DUE, {"most": _BATCH})
+            params = {"ids": [row[0] for row in due], "attempts": [row[1] for row in due]}
+            ended = await self._database.run(claims.EXPIRE, params) if due else []
+            await self._database.run(_COMMIT)
+        except BaseException:
+            await self._database.close()
+            raise
+        return len(due), ended
 
     async def next_due(self) -> float | None:
         """Seconds until the earliest timer, ``None`` if there is none."""

@@ -7,6 +7,7 @@ window the guarded claim, absorbs the repeat.  The transaction is bounded: the p
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 
@@ -50,6 +51,7 @@ class Drain:
         self._bus = bus
         self._subjects = Subjects(settings.namespace)
         self._lanes: dict[int, str] = {}
+        self._one_at_a_time = asyncio.Lock()
         self._low = 0
         self._full_look_at = 0.0
         self._marked_at = 0.0
@@ -69,6 +71,10 @@ class Drain:
 
         Raises ``BusError``, ``BusUnavailable`` or one of ``Transient``; the rows stay in the outbox then.
         """
+        async with self._one_at_a_time:
+            return await self._batch()
+
+    async def _batch(self) -> int:
         now = time.monotonic()
         if now - self._full_look_at > 1.0:  # id order is not commit order: a slow transaction may commit a lower id
             self._low, self._full_look_at = 0, now
@@ -85,8 +91,9 @@ class Drain:
             self.metrics.publish_errors.inc()
             await self._give_up()
             raise
+        # the mark serves a backlog only: behind it nobody would see a lower id that is committed later
+        self._low = rows[0][0] if len(rows) == BATCH else 0
         if rows:
-            self._low = rows[0][0]
             self.published += len(rows)
             self.metrics.published.inc(len(rows))
         await self._mark(now)

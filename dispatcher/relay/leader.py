@@ -34,11 +34,12 @@ _log = logging.getLogger("dispatcher.relay")
 
 AWAKE_ROWS = 4
 """From so many rows in one drain on the leader stays awake until a drain finds none; writers do not notify then."""
-LINGER_SECONDS = 0.005
+LINGER_SECONDS = 0.010
 """Pause between two drains while awake: doubles the batches of many small transactions, adds nothing when idle."""
 LOOK_SECONDS = 0.05
 """Between two looks at timers and cancel requests while awake: nobody notifies then."""
 _BLOCKED_SECONDS = 0.5
+_LOCKED_SECONDS = 0.25
 _FOLD_SECONDS = 5.0
 _TRIM_SECONDS = 10.0
 
@@ -136,15 +137,17 @@ class Leader:
         if due_in is not None and due_in <= 0:
             moved += await self.chores.timers()
             due_in = await self.chores.next_due()
+            due_in = None if due_in is None else max(_LOCKED_SECONDS, due_in)  # a due row that is locked: not a loop
+        if parked:
+            moved += await self.chores.unpark()
+        rows = await self._drain_all() if outbox or moved else 0
         if lease_in is not None and lease_in <= 0:
             rescued = await self.rescuer.once()
             moved += rescued
-            lease_in = 0.5 if not rescued else 0.0
-        if parked:
-            moved += await self.chores.unpark()
+            lease_in = _LOCKED_SECONDS if not rescued else 0.0
+            rows += await self._drain_all() if rescued else 0
         self._next_due = far if due_in is None else now + max(0.0, due_in)
         self._next_lease = far if lease_in is None else now + max(0.0, lease_in) + 0.01
-        rows = await self._drain_all() if outbox or moved else 0
         await self._upkeep(now, log=log, active=bool(rows or moved or lease_in is not None))
         return rows
 
@@ -168,7 +171,8 @@ class Leader:
             while self.full_look_of:
                 stream, created = next(iter(self.full_look_of.items()))
                 await self.reconciler.everything(stream, created)
-                self.full_look_of.pop(stream, None)
+                if self.full_look_of.get(stream) == created:  # it may have been wiped once more meanwhile
+                    del self.full_look_of[stream]
             await self.reconciler.once()
         except BusError as error:
             _log.info("reconciling later: %s", error)
@@ -177,12 +181,13 @@ class Leader:
         """Publish everything that waits; a broker that is away or full costs one try per back-off, never a loop."""
         if self._is_blocked():
             return 0
-        total = 0
+        total, deep = 0, False
         try:
             while rows := await self._drain.once():
                 total += rows
-                if rows < BATCH or self._stopping:
+                if (rows < BATCH and not deep) or self._stopping:
                     break
+                deep = rows == BATCH  # the last batch of a backlog began behind the mark: look once from the start
             self._blocked_tries = 0
         except BusError as error:
             self._blocked_tries += 1

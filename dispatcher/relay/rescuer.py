@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from psycopg import errors
+
 from dispatcher.bus import Bus
 from dispatcher.database import Database
 from dispatcher.subjects import Subjects
@@ -15,7 +17,8 @@ from state.sql import Sql
 __all__ = ["Rescuer"]
 
 _log = logging.getLogger("dispatcher.rescuer")
-_BEGIN, _COMMIT = Sql("BEGIN"), Sql("COMMIT")
+_BEGIN, _COMMIT, _ROLLBACK = Sql("BEGIN"), Sql("COMMIT"), Sql("ROLLBACK")
+_PATIENCE = Sql("SET LOCAL lock_timeout = '200ms'")
 
 
 class Rescuer:
@@ -33,9 +36,14 @@ class Rescuer:
         run = self._database.run
         await run(_BEGIN)
         try:
+            await run(_PATIENCE)
             ended = await run(rescue.END_EXPIRED)
             moved = await run(rescue.GIVE_BACK, {"sessions": [row[0] for row in ended]}) if ended else []
             await run(_COMMIT)
+        except errors.LockNotAvailable:
+            # somebody holds one of the rows: rescue later, and let push and timers go on meanwhile
+            await run(_ROLLBACK)
+            return 0
         except BaseException:
             await self._database.close()
             raise

@@ -88,12 +88,16 @@ class Relay:
                         election.execute("SELECT pg_advisory_lock(%(k1)s, %(k2)s)", self._key, prepare=False)
                     )
                     stopped = asyncio.ensure_future(self._stopping.wait())
-                    await asyncio.wait({elected, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                    stopped.cancel()
-                    if not elected.done():
-                        election.cancel()
-                        with suppress(Exception):
-                            await elected
+                    try:
+                        await asyncio.wait({elected, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                    finally:
+                        stopped.cancel()
+                        if not elected.done():  # the connection cannot even be closed while it waits for the lock
+                            election.cancel()
+                            elected.cancel()
+                            with suppress(Exception, asyncio.CancelledError):
+                                await elected
+                    if self._stopping.is_set():
                         return
                     await elected
                     tries = 0
@@ -106,25 +110,25 @@ class Relay:
     async def _lead(self, elected: AsyncConnection[TupleRow]) -> None:
         self.leader = leader = Leader(self._settings, self._streams, self._bus, self.drain, self.name)
         guard = Guard(self._settings, self._streams, self._bus, leader)
-        await leader.start(elected)
-        # before the first drain: a stream that is new to us means that everything published before is gone
-        await guard.look_at_streams()
-        _log.info("this relay leads")
-        guarding = asyncio.create_task(guard.run(), name="relay-guard")
-        running = asyncio.create_task(leader.run(), name="relay-lead")
-        self.led.set()
-        self.metrics.active.set(1)
+        tasks: list[asyncio.Task[None]] = []
         try:
-            done, _ = await asyncio.wait({guarding, running}, return_when=asyncio.FIRST_COMPLETED)
+            await leader.start(elected)
+            # before the first drain: a stream that is new to us means that everything published before is gone
+            await guard.look_at_streams()
+            _log.info("this relay leads")
+            tasks = [asyncio.create_task(guard.run()), asyncio.create_task(leader.run())]
+            self.led.set()
+            self.metrics.active.set(1)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
             self.led.clear()
             self.metrics.active.set(0)
             self.leader = None
-            for task in (guarding, running):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(guarding, running, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await leader.close()
 
     def _back(self) -> None:
@@ -154,11 +158,13 @@ class Relay:
 
     async def _step_in(self) -> None:
         holders = await self._standby.run(chores.LEADER_PID, self._key)
-        while await self.drain.once():
-            pass
-        for (pid,) in holders:
-            _log.warning("the leading relay stopped beating; ending its database sessions")
-            await self._standby.run(chores.STEP_DOWN, {"pid": pid})
+        try:
+            while self.leader is None and await self.drain.once():
+                pass
+        finally:
+            for (pid,) in holders:
+                _log.warning("the leading relay stopped beating; ending its database sessions")
+                await self._standby.run(chores.STEP_DOWN, {"pid": pid})
         self._last_beat = time.monotonic()
         await self._standby.close()
 

@@ -49,6 +49,23 @@ async def test_no_task_is_slept_over(fleet: Fleet) -> None:
     await fleet.all_finish(total, timeout=5)  # far below the backstop
 
 
+async def test_a_late_commit_of_an_early_row_is_not_slept_over(fleet: Fleet) -> None:
+    """Id order is not commit order: the row with the lower id is committed after the higher one was published."""
+    fleet.configure(backstop=timedelta(seconds=60))
+    await fleet.relay()
+    await fleet.worker()
+    url = fleet.settings.database_url
+    assert url
+    for _ in range(3):
+        with psycopg.connect(url) as early, psycopg.connect(url) as late:
+            first = apps.note.enqueue(early, 1)
+            second = apps.note.enqueue(late, 2)
+            late.commit()
+            await fleet.reaches(second, "succeeded", timeout=2)
+            early.commit()
+            await fleet.reaches(first, "succeeded", timeout=2)  # far below the backstop
+
+
 @pytest.mark.parametrize("hold", [0.0, 0.03, 0.06, 0.12, 0.3])
 async def test_a_timer_written_while_the_leader_falls_asleep_is_on_time(fleet: Fleet, hold: float) -> None:
     fleet.configure(backstop=timedelta(seconds=60))
