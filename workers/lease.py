@@ -147,11 +147,14 @@ class LeaseKeeper:
 
     def _fence(self, session: Session) -> None:
         """Two margins before the end stop the handlers, one margin before it leave if one still runs."""
+        now = time.monotonic()
         if not session.lost:
+            session.lost, session.fenced_at = True, now
             _log.error("the lease of session %d cannot be renewed in time; its handlers are stopped", session.id)
-            session.lost = True
             self._call(self._lost, session)
-        if session.deadline - time.monotonic() <= self._margin and self._must_leave(session):
+        # a process that was frozen wakes up long after the end: its coroutines still get a moment to be cancelled
+        due = session.deadline - now <= self._margin and now - session.fenced_at >= self._margin / 2
+        if due and self._must_leave(session):
             _log.critical("a handler still runs at the end of the lease; this process leaves")
             os._exit(_EXIT_CODE)
 

@@ -26,6 +26,7 @@ class Session:
     doubtful: bool = False
     """A claim's outcome is unknown: take no more work under this session and let it end by itself, so that the rescuer
     finds whatever the lost statement may have claimed."""
+    fenced_at: float = 0.0
     lost: bool = False
     """Rescued or fenced: nothing written under it counts any more."""
 

@@ -83,29 +83,35 @@ class Relay:
         tries = 0
         while not self._stopping.is_set():
             try:
-                async with await connect(self._settings, self.name) as election:
-                    elected = asyncio.ensure_future(
-                        election.execute("SELECT pg_advisory_lock(%(k1)s, %(k2)s)", self._key, prepare=False)
-                    )
-                    stopped = asyncio.ensure_future(self._stopping.wait())
-                    try:
-                        await asyncio.wait({elected, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                    finally:
-                        stopped.cancel()
-                        if not elected.done():  # the connection cannot even be closed while it waits for the lock
-                            election.cancel()
-                            elected.cancel()
-                            with suppress(Exception, asyncio.CancelledError):
-                                await elected
-                    if self._stopping.is_set():
-                        return
-                    await elected
-                    tries = 0
-                    await self._lead(election)
+                election = await connect(self._settings, self.name)
+                try:
+                    if await self._elected(election):
+                        tries = 0
+                        await self._lead(election)
+                finally:
+                    await election.close()  # at once, whatever it waits for: a rollback would wait for the lock
             except (*Transient, ConnectionError) as error:
                 tries += 1
                 _log.warning("PostgreSQL is away, trying again: %s", str(error).strip().split("\n")[0])
                 await pause_before_retry(tries)
+
+    async def _elected(self, election: AsyncConnection[TupleRow]) -> bool:
+        """Wait for the leader's lock, in the server and without asking twice; ``False`` when asked to stop."""
+        sql = "SELECT pg_advisory_lock(%(k1)s, %(k2)s)"
+        won = asyncio.ensure_future(election.execute(sql, self._key, prepare=False))
+        stopped = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({won, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if won.done():
+                await won
+            return won.done() and not self._stopping.is_set()
+        finally:
+            stopped.cancel()
+            if not won.done():
+                election.cancel()
+                won.cancel()
+                with suppress(Exception, asyncio.CancelledError):
+                    await won
 
     async def _lead(self, elected: AsyncConnection[TupleRow]) -> None:
         self.leader = leader = Leader(self._settings, self._streams, self._bus, self.drain, self.name)

@@ -68,7 +68,7 @@ async def test_a_frozen_worker_writes_nothing_when_it_wakes(fleet: Fleet) -> Non
     await fleet.reaches(frozen, "succeeded")
     before = fleet.row(frozen)
     process.send(signal.SIGCONT)
-    await until(lambda: "rescued" in process.output or "not renewed" in process.output or len(fleet.ledger("end")) == 2)
+    await until(lambda: "handlers are stopped" in process.output or len(fleet.ledger("end")) == 2)
     process.send(signal.SIGTERM)
     await process.ended()
     assert fleet.row(frozen) == before
