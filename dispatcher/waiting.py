@@ -36,6 +36,8 @@ _BATCH = 1000
 _FINAL = frozenset(int(state) for state in FINAL)
 _BACKSTOP = 30.0
 
+_CLOSED = "the app was closed while a task was waited for"
+
 
 class Waiting:
     """The waits of one app.  Safe to use from any thread; ``usable`` is false after it broke, was closed or forked."""
@@ -57,6 +59,7 @@ class Waiting:
         self._work = asyncio.Event()
         self._main: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="dispatcher-wait", daemon=True)
+        self._parts: list[asyncio.Task[None]] = []
         self._thread.start()
         atexit.register(_close_at_exit, weakref.ref(self))
 
@@ -71,7 +74,7 @@ class Waiting:
         try:
             self._loop.call_soon_threadsafe(self._add, task_id.bytes, future)
         except RuntimeError:
-            future.set_exception(DispatcherError("the app was closed while a task was waited for"))
+            future.set_exception(DispatcherError(_CLOSED))
         return future
 
     def close(self) -> None:
@@ -86,7 +89,7 @@ class Waiting:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        error: BaseException = DispatcherError("the app was closed while a task was waited for")
+        error: BaseException = DispatcherError(_CLOSED)
         try:
             self._main = self._loop.create_task(self._serve())
             self._loop.run_until_complete(self._main)
@@ -103,15 +106,18 @@ class Waiting:
             self._loop.close()
 
     def _stop(self) -> None:
-        if self._main is not None:
-            self._main.cancel()
+        """Fail every wait, then end; asked again, since ``asyncio.wait_for`` of Python 3.11 can lose a cancellation."""
+        for key in list(self._waits):
+            self._settle(key, DispatcherError(_CLOSED))
+        if self._main is not None and not self._main.done():
+            for task in (self._main, *self._parts):
+                task.cancel()
+            self._loop.call_later(0.1, self._stop)
 
     async def _serve(self) -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._listen())
-                group.create_task(self._look())
-                group.create_task(self._backstop())
+                self._parts = [group.create_task(part) for part in (self._listen(), self._look(), self._backstop())]
         finally:
             await self._database.close()
 

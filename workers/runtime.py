@@ -20,6 +20,7 @@ from uuid import UUID, uuid4
 
 from dispatcher.app import Dispatcher
 from dispatcher.bus import Bus
+from dispatcher.cancelling import cancel_all
 from dispatcher.database import Database
 from dispatcher.errors import ConfigurationError
 from dispatcher.metrics import WorkerMetrics
@@ -123,8 +124,7 @@ class Worker:
                     background.append(group.create_task(self._drain_when_empty()))
                 await self._draining.wait()
                 await self._drain()
-                for task in background:
-                    task.cancel()
+                await cancel_all(background)
         finally:
             await self._close()
 

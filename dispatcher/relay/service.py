@@ -17,6 +17,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from dispatcher.bus import Bus, Message
+from dispatcher.cancelling import cancel_all
 from dispatcher.database import Database, Transient, connect, pause_before_retry
 from dispatcher.errors import BusError, ConfigurationError
 from dispatcher.metrics import RelayMetrics
@@ -72,8 +73,7 @@ class Relay:
             try:
                 await self._terms()
             finally:
-                for task in (watch, beat, closed):
-                    task.cancel()
+                await cancel_all((watch, beat, closed))
                 await beats.unsubscribe()
                 await self.drain.close()
                 await self._standby.close()
@@ -132,9 +132,7 @@ class Relay:
             self.led.clear()
             self.metrics.active.set(0)
             self.leader = None
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_all(tasks)
             await leader.close()
 
     def _back(self) -> None:
