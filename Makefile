@@ -36,9 +36,7 @@ demo: $(STAMP) ## the whole system with real servers, killed on the way, with a 
 	@$(BIN)/dispatcher demo $(ARGS)
 
 test: lint types ## everything: lint, types, all tests in random order with real servers
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests $(ARGS) || { \
-		echo "test: what failed is run once more, alone; a defect fails twice, a busy machine seldom does" >&2; \
-		$(BIN)/python -m pytest --last-failed --last-failed-no-failures none tests $(ARGS); }
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests $(ARGS)
 
 check: lint types unit ## lint, types and unit tests: under a minute
 

@@ -162,13 +162,12 @@ class Relay:
 
     async def _step_in(self) -> None:
         holders = await self._standby.run(chores.LEADER_PID, self._key)
-        try:
-            while self.leader is None and await self.drain.once():
-                pass
-        finally:
-            for (pid,) in holders:
-                _log.warning("the leading relay stopped beating; ending its database sessions")
-                await self._standby.run(chores.STEP_DOWN, {"pid": pid})
+        # first of all: a leader that froze in a full reconcile holds the fence that every drain has to share
+        for (pid,) in holders:
+            _log.warning("the leading relay stopped beating; ending its database sessions")
+            await self._standby.run(chores.STEP_DOWN, {"pid": pid})
+        while self.leader is None and await self.drain.once():
+            pass
         self._last_beat = time.monotonic()
         await self._standby.close()
 

@@ -31,6 +31,7 @@ from dispatcher.errors import (
     UnknownLane,
 )
 from state.audit import VIOLATIONS
+from state.locks import FULL_RECONCILE, LEADER, advisory_key
 from state.machine import FINAL, State
 from tests.fixtures import apps
 from tests.fixtures.fleet import Fleet, until
@@ -101,6 +102,29 @@ async def test_committed_task_survives_a_frozen_relay(fleet: Fleet) -> None:
     process.send(signal.SIGSTOP)
     tasks = [fleet.enqueue(apps.note.call(n)) for n in range(20)]
     await fleet.all_finish(len(tasks), timeout=10)
+
+
+async def test_a_relay_frozen_in_a_full_reconcile_does_not_stop_push(fleet: Fleet) -> None:
+    """It holds the fence that every drain shares: whoever steps in has to end it before draining."""
+    process = await fleet.relay_process()
+    await fleet.relay(leads=False)
+    await fleet.worker()
+    process.send(signal.SIGSTOP)
+    leader = advisory_key("dispatcher", LEADER)
+    names = fleet.rows(
+        "SELECT a.application_name AS name FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
+        f" WHERE l.granted AND l.locktype = 'advisory' AND l.objid = {leader[1]} AND l.objsubid = 2"
+        " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    first, second = advisory_key("dispatcher", FULL_RECONCILE)
+    url = fleet.settings.database_url
+    assert url and len(names) == 1
+    with psycopg.connect(url, autocommit=True, application_name=names[0]["name"]) as frozen:
+        frozen.execute(f"SELECT pg_advisory_lock({first}, {second})")  # as the frozen leader would
+        task = fleet.enqueue(apps.note.call(1))
+        await fleet.reaches(task, "succeeded", timeout=15)
+        with pytest.raises(psycopg.OperationalError):
+            frozen.execute("SELECT 1")
 
 
 def _more_than(fleet: Fleet, number: int) -> bool:
