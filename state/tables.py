@@ -47,12 +47,10 @@ def metadata_for(schema: str = DEFAULT_SCHEMA) -> MetaData:
 
 
 def _legal_moves() -> str:
-    """The state machine as a CHECK condition: one bit mask of to-states per from-state; a created task comes from 0."""
-    masks = [sum(1 << after for before, after in LEGAL_MOVES if before == a) for a in (None, *State)]
-    return (
-        "to_state BETWEEN 1 AND 8 AND coalesce(from_state, 0) BETWEEN 0 AND 8"
-        f" AND (CAST('{{{','.join(map(str, masks))}}}' AS int[]))[coalesce(from_state, 0) + 1] & (1 << to_state) <> 0"
-    )
+    """The state machine as a CHECK condition: one bit per pair of states; a created task comes from 0."""
+    states = (None, *State)
+    bits = "".join(str(int((a, b) in LEGAL_MOVES)) for a in states for b in states)
+    return f"get_bit(B'{bits}', coalesce(from_state, 0) * 9 + to_state) = 1"
 
 
 Table(

@@ -1,7 +1,7 @@
 """Claims what has gathered in the inbox, batch by batch, and decides about every message it did not get.
 
 Natural batching: a batch is what arrived while the last statement was in flight.  No timer at low load; a pause of
-5 ms only when the last batch had several tasks, which doubles the batches of many small transactions.
+4 ms only when the last batch had several tasks, which doubles the batches of many small transactions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["BATCH", "Claimer"]
 _log = logging.getLogger("dispatcher.claim")
 
 BATCH = 500
-_LINGER_SECONDS = 0.010
+_LINGER_SECONDS = 0.004
 _SMALL = 50
 _MOST_AWAY = 2000
 _LOCKED_SECONDS = 0.001

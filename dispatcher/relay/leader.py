@@ -34,8 +34,9 @@ _log = logging.getLogger("dispatcher.relay")
 
 AWAKE_ROWS = 4
 """From so many rows in one drain on the leader stays awake until a drain finds none; writers do not notify then."""
-LINGER_SECONDS = 0.010
-"""Pause between two drains while awake: doubles the batches of many small transactions, adds nothing when idle."""
+REST = 3.0
+"""Awake, it rests so many times as long as the last drain took: what costs much at a time is done less often."""
+LONGEST_REST_SECONDS = 0.030
 LOOK_SECONDS = 0.05
 """Between two looks at timers and cancel requests while awake: nobody notifies then."""
 _BLOCKED_SECONDS = 0.5
@@ -88,12 +89,14 @@ class Leader:
             await self._reconcile()
         look = True
         while not self._stopping:
+            begun = time.monotonic()
             rows = await self._look() if look else await self._drain_all()
+            rest = min(LONGEST_REST_SECONDS, REST * (time.monotonic() - begun))
             self.sleep.check()
             self._awake = rows >= AWAKE_ROWS or (self._awake and rows > 0)
             if self._awake or self._is_blocked():
                 await self.sleep.release()
-                await self.sleep.wait(LINGER_SECONDS if rows else min(_BLOCKED_SECONDS, self._blocked_for()))
+                await self.sleep.wait(rest if rows else min(_BLOCKED_SECONDS, self._blocked_for()))
                 look = self._is_look_due()
             elif not self.sleep.holds:
                 self.sleep.request()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from state.locks import SLEEP, advisory_key
 
-__all__ = ["functions_v1"]
+__all__ = ["CREATE_ONE_V1", "functions_v1"]
 
 # Writers notify only when the relay's leader holds (or has asked for) this lock exclusively, that is: when it sleeps.
 _WAKE = """
@@ -201,7 +201,7 @@ END $create$;
 # One task with plain scalar parameters: the same as create_tasks with one entry, in a third of the server's time
 # (60 against 200 us without the CHECK constraints), because no statement in it has to take arrays apart.
 # p_strict makes a conflicting key an error, for callers who run the statement themselves.
-_CREATE_ONE = """
+CREATE_ONE_V1 = """
 CREATE FUNCTION {s}.create_task(
     p_id uuid, p_type text, p_queue text, p_lane text, p_args bytea, p_max_tries int, p_flags int,
     p_run_at timestamptz DEFAULT NULL, p_delay float8 DEFAULT NULL, p_expires float8 DEFAULT NULL,
@@ -272,4 +272,10 @@ END $one$;
 
 def functions_v1(schema: str) -> tuple[str, ...]:
     """The statements that create the functions; ``{s}`` still stands for the schema."""
-    return (_WAKE.replace("__KEY__", "{}, {}".format(*advisory_key(schema, SLEEP))), _NAMES, _KEY, _CREATE, _CREATE_ONE)
+    return (
+        _WAKE.replace("__KEY__", "{}, {}".format(*advisory_key(schema, SLEEP))),
+        _NAMES,
+        _KEY,
+        _CREATE,
+        CREATE_ONE_V1,
+    )

@@ -95,18 +95,20 @@ def test_sql_output_applied_by_hand_gives_the_same(database_url: str, connection
     connection.execute(migrate.sql("by_hand"))
     assert catalog(database_url, "by_hand") == by_alembic
     migrate.check_schema_version(database_url, "by_hand")
-    connection.execute(migrate.sql("by_hand", "base", since="0001", down=True))
+    connection.execute(migrate.sql("by_hand", "base", since=migrate.EXPECTED_REVISION, down=True))
     assert not any(catalog(database_url, "by_hand").values())
 
 
 def test_too_old_names_the_cure(database_url: str, connection: psycopg.Connection) -> None:
     _pretend(connection, "0000")
-    with pytest.raises(SchemaTooOld, match=r"revision 0000.* needs 0001; .*dispatcher migrate up$"):
+    with pytest.raises(
+        SchemaTooOld, match=rf"revision 0000.* needs {migrate.EXPECTED_REVISION}; .*dispatcher migrate up$"
+    ):
         migrate.check_schema_version(database_url)
     assert migrate.status(database_url).verdict == "too_old"
 
 
-@pytest.mark.parametrize("revision", ["0002", "9999", "made_elsewhere"])
+@pytest.mark.parametrize("revision", [f"{int(migrate.EXPECTED_REVISION) + 1:04}", "9999", "made_elsewhere"])
 def test_too_new_names_the_cure(database_url: str, connection: psycopg.Connection, revision: str) -> None:
     _pretend(connection, revision)
     with pytest.raises(SchemaTooNew, match=r"pip install --upgrade jetstream-dispatcher"):
@@ -123,7 +125,7 @@ def test_missing_names_the_cure_with_the_schema(database_url: str) -> None:
         migrate.check_schema_version(database_url, "elsewhere")
     with pytest.raises(SchemaMissing):
         migrate.downgrade(database_url, "elsewhere")
-    assert migrate.status(database_url, "elsewhere").pending == ("0001",)
+    assert migrate.status(database_url, "elsewhere").pending[-1] == migrate.EXPECTED_REVISION
 
 
 def test_unknown_revision_is_refused(database_url: str) -> None:

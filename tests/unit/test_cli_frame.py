@@ -24,6 +24,7 @@ from dispatcher.cli.failures import describe
 from dispatcher.cli.options import load_settings, require_database, require_nats
 from dispatcher.errors import ConfigurationError
 from state.errors import DispatcherError, SchemaMissing
+from state.migrate import EXPECTED_REVISION
 
 ALLOWED = {"typer", "rich", "shellingham", "annotated_doc", "markdown_it", "mdurl", "pygments", "click"}
 
@@ -77,7 +78,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out.startswith("dispatcher ")
     assert run("version", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["schema revision"] == "0001"
+    assert json.loads(capsys.readouterr().out)["schema revision"] == EXPECTED_REVISION
 
 
 def _install(monkeypatch: pytest.MonkeyPatch, **members: object) -> None:
