@@ -23,6 +23,7 @@ check_layout()
 
 from dispatcher.app import Dispatcher  # noqa: E402 - a foreign package in the place of ours gets its own message first
 from dispatcher.call import Call  # noqa: E402
+from dispatcher.compose import Composed, group  # noqa: E402
 from dispatcher.context import Context, context  # noqa: E402
 from dispatcher.errors import (  # noqa: E402
     ArgumentsInvalid,
@@ -30,6 +31,8 @@ from dispatcher.errors import (  # noqa: E402
     CallError,
     ConfigurationError,
     DispatcherError,
+    FlowInvalid,
+    FlowNotFound,
     KeyConflict,
     NotAwaited,
     NotCommitted,
@@ -40,6 +43,7 @@ from dispatcher.errors import (  # noqa: E402
     ResultUnserialisable,
     RunAtNaive,
     SchemaError,
+    StaleAttempt,
     TaskCancelled,
     TaskFailed,
     TaskNotFound,
@@ -49,6 +53,7 @@ from dispatcher.errors import (  # noqa: E402
     WaitError,
     WaitTimeout,
 )
+from dispatcher.graph import Flow  # noqa: E402
 from dispatcher.handle import Task  # noqa: E402
 from dispatcher.options import CallOptions, TaskOptions  # noqa: E402
 from dispatcher.outcomes import Cancel, RetryIn, Snooze  # noqa: E402
@@ -67,10 +72,14 @@ __all__ = [
     "CallError",
     "CallOptions",
     "Cancel",
+    "Composed",
     "ConfigurationError",
     "Context",
     "Dispatcher",
     "DispatcherError",
+    "Flow",
+    "FlowInvalid",
+    "FlowNotFound",
     "KeyConflict",
     "NotAwaited",
     "NotCommitted",
@@ -85,6 +94,7 @@ __all__ = [
     "SchemaError",
     "Secret",
     "Snooze",
+    "StaleAttempt",
     "State",
     "SyncTx",
     "Task",
@@ -100,4 +110,5 @@ __all__ = [
     "WaitError",
     "WaitTimeout",
     "context",
+    "group",
 ]

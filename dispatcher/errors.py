@@ -13,6 +13,7 @@ DispatcherError
 │   ├── OptionError             an option does not exist or has an illegal value
 │   │   ├── QueueNameInvalid
 │   │   ├── RunAtNaive
+│   │   ├── FlowInvalid         tasks cannot be put together like that
 │   │   └── UnknownLane
 │   ├── ArgumentsInvalid        the arguments do not fit the function's signature
 │   ├── ArgumentsTooLarge
@@ -20,13 +21,14 @@ DispatcherError
 │   ├── OutboxFull              too many tasks wait for the broker
 │   ├── NotAwaited              a call on an asynchronous session was never awaited
 │   ├── UnknownTask             no task type of that name
-│   └── TaskNotFound            no task with that id
+│   └── TaskNotFound            no task with that id (FlowNotFound: no flow)
 ├── WaitError                   waiting for a result did not give one
 │   ├── NotCommitted            the transaction that made the task is still open
 │   ├── NotFinished             the result was read before the task ended
 │   ├── WaitTimeout
 │   └── TaskFailed              the task ended as failed
 │       └── TaskCancelled       the task ended as cancelled
+├── StaleAttempt                a handler's transaction came too late: another attempt has the task
 ├── Undecodable                 stored arguments or results do not fit the code any more
 └── ResultUnserialisable        what the handler returned cannot be stored
 """
@@ -49,6 +51,8 @@ __all__ = [
     "CallError",
     "ConfigurationError",
     "DispatcherError",
+    "FlowInvalid",
+    "FlowNotFound",
     "KeyConflict",
     "LayoutError",
     "NotAwaited",
@@ -63,6 +67,7 @@ __all__ = [
     "SchemaMissing",
     "SchemaTooNew",
     "SchemaTooOld",
+    "StaleAttempt",
     "TaskCancelled",
     "TaskFailed",
     "TaskNotFound",
@@ -100,6 +105,15 @@ class LayoutError(ConfigurationError):
     """A foreign package stands where ours is expected."""
 
 
+class StaleAttempt(_Kept):
+    """A handler's transaction was refused and rolled back whole: the attempt is not this worker's any more."""
+
+    def __init__(self, task_id: UUID, attempt: int) -> None:
+        super().__init__(f"attempt {attempt} of task {task_id} is over, another may have it; nothing was written here")
+        self.task_id = task_id
+        self.attempt = attempt
+
+
 class BusError(_Kept):
     """NATS refused a request; ``code`` and ``err_code`` are the server's own."""
 
@@ -124,6 +138,10 @@ class CallError(DispatcherError):
 
 class OptionError(CallError):
     """An option does not exist or has an illegal value."""
+
+
+class FlowInvalid(OptionError):
+    """Tasks cannot be put together like that: a cycle, an unknown parent, a result that does not fit a parameter."""
 
 
 class QueueNameInvalid(OptionError, _Kept):
@@ -208,9 +226,17 @@ class UnknownTask(CallError, _Kept):
 class TaskNotFound(CallError, _Kept):
     """No task with that id: it was never committed, or it was pruned."""
 
+    _kind = "task"
+
     def __init__(self, task_id: UUID | str) -> None:
-        super().__init__(f"no task {task_id}: it was never committed, or it is past its retention")
+        super().__init__(f"no {self._kind} {task_id}: it was never committed, or it is past its retention")
         self.task_id = task_id
+
+
+class FlowNotFound(TaskNotFound):
+    """No flow with that id."""
+
+    _kind = "flow"
 
 
 class WaitError(DispatcherError):

@@ -22,7 +22,7 @@ from state.listing import ALL, probe, walkable
 from state.machine import State
 from state.sql import DEFAULT_SCHEMA, Sql
 
-__all__ = ["cancel", "counts", "get", "history", "list_", "pause", "queues", "resume", "retry"]
+__all__ = ["cancel", "change", "counts", "get", "history", "list_", "pause", "queues", "resume", "retry"]
 
 T = TypeVar("T")
 _MOST_STEPS = 200
@@ -179,7 +179,7 @@ def cancel(tx: Any, /, ids: _Ids, *, actor: str | None = None, schema: str = DEF
 
     Waiting tasks end at once.  A running one is asked to stop: it ends as cancelled unless it succeeds first.
     """
-    return _perform(tx, _change(requests.CANCEL, ids, actor), schema, atomic=True)
+    return _perform(tx, change(requests.CANCEL, ids, actor), schema, atomic=True)
 
 
 @overload
@@ -190,10 +190,11 @@ def retry(
 ) -> Coroutine[Any, Any, list[Answer]]: ...
 def retry(tx: Any, /, ids: _Ids, *, actor: str | None = None, schema: str = DEFAULT_SCHEMA) -> Any:
     """Run failed or cancelled tasks again from the start, with all their tries and without expiry.  See ``Answer``."""
-    return _perform(tx, _change(requests.RETRY, ids, actor), schema, atomic=True)
+    return _perform(tx, change(requests.RETRY, ids, actor), schema, atomic=True)
 
 
-def _change(sql: Sql, ids: _Ids, actor: str | None) -> Steps[list[Answer]]:
+def change(sql: Sql, ids: _Ids, actor: str | None) -> Steps[list[Answer]]:
+    """Cancel or retry as one step of something larger."""
     asked = [_id(one) for one in ([ids] if isinstance(ids, (UUID, str)) else ids)]
     if not asked:
         return []

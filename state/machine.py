@@ -72,6 +72,10 @@ class Reason(IntEnum):
     """A stopping worker gave it back; no try is consumed."""
     REDISPATCHED = 14
     """Its message was lost or held back and it is sent again."""
+    SKIPPED = 15
+    """Its condition did not hold: it was not needed."""
+    CHILDREN = 16
+    """Its handler waits for the tasks it spawned; no try is consumed."""
 
     @property
     def label(self) -> str:
@@ -90,6 +94,10 @@ class Flag(IntFlag):
     """Has rows in ``task_labels``."""
     SECRET_RESULT = 8
     """The result must never be shown to people."""
+    IN_FLOW = 16
+    """Somebody must be told when it ends: its flow, or tasks that wait for it."""
+    HAS_PARENTS = 32
+    """Waits, or waited, for others: has a row in ``joins``."""
 
 
 FINAL: frozenset[State] = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})

@@ -1,14 +1,15 @@
 """Settle: write the outcome of attempts.  Guard of every statement here: running ∧ attempt ∧ session.
 
 ``SUCCEED`` is the hot one.  ``LEAVE`` is every other exit from running; each of them goes to ``cancelled`` when a
-cancel was requested, and to ``failed`` when no try is left for another attempt.
+cancel was requested, and to ``failed`` when no try is left for another attempt.  Tasks with flag 16 are part of flows:
+the function ``release`` lets those go on that wait for them, in the same commit.
 """
 
 from __future__ import annotations
 
 from state.sql import Sql
 
-__all__ = ["LEAVE", "PROGRESS", "SUCCEED"]
+__all__ = ["LEAVE", "PROGRESS", "SUCCEED", "SUCCEED_IN_FLOW"]
 
 # Returns one row: NULL if every outcome was accepted, otherwise the positions in :ids (from 1) of those that were.
 # Rows that were locked by others are not among them and are tried again.
@@ -18,7 +19,7 @@ WITH locked AS MATERIALIZED (
     FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:results AS bytea[]))
         WITH ORDINALITY AS i (id, attempt, result, n)
     JOIN {s}.tasks t ON t.id = i.id
-    WHERE t.state = 4 AND t.attempt = i.attempt AND t.session_id = CAST(:session AS bigint)
+    WHERE t.state = 4 AND t.attempt = i.attempt AND t.session_id = CAST(:session AS bigint) AND t.flags & 16 = 0
     ORDER BY t.id FOR NO KEY UPDATE OF t SKIP LOCKED
 ), moved AS (
     UPDATE {s}.tasks t
@@ -41,6 +42,12 @@ WITH locked AS MATERIALIZED (
 SELECT CASE WHEN count(*) < cardinality(CAST(:ids AS uuid[])) THEN coalesce(array_agg(CAST(n AS int)), '{}') END
 FROM moved
 """)
+
+# The same for tasks of flows, which the statement above leaves alone: their dependants are released with them.
+SUCCEED_IN_FLOW = Sql(
+    SUCCEED.text.replace(" AND t.flags & 16 = 0", "").removesuffix("FROM moved")
+    + ", {s}.release(array_agg(id) FILTER (WHERE flags & 16 = 16)) FROM moved"
+)
 
 # :to is the wanted state: 5 retrying, 2 scheduled (snooze, release with delay), 3 queued (release), 7 failed,
 # 8 cancelled.  :refund gives the try back (snooze and release).  :delay in seconds, ignored where no timer is needed.
@@ -99,8 +106,12 @@ WITH input AS MATERIALIZED (
     SELECT m.queue_id, d.state, sum(d.n)
     FROM moved m, LATERAL (VALUES (4, -1), (CAST(m.state AS int), 1)) AS d (state, n)
     GROUP BY 1, 2
+), released AS MATERIALIZED (
+    SELECT {s}.release(e.ids)
+    FROM (SELECT array_agg(id) AS ids FROM moved WHERE state >= 6 AND flags & 16 = 16) e
+    WHERE e.ids IS NOT NULL
 )
-SELECT id, state FROM moved
+SELECT id, state FROM moved LEFT JOIN released ON true
 """)
 
 PROGRESS = Sql("""

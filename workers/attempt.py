@@ -57,6 +57,8 @@ class Outcome:
     delay: float = 0.0
     refund: int = 0
     detail: dict[str, Any] | None = None
+    committed: bool = False
+    """The handler's own transaction has written it already: only acknowledge, count and tell."""
 
 
 @dataclass(slots=True, eq=False)
@@ -82,6 +84,8 @@ class Attempt:
     in_thread: bool = False
     decided: bool = False
     """Settled, or refused for good."""
+    in_flow: bool = False
+    """Others may wait for its end: it is settled by the statement that lets them go on."""
 
     @property
     def task_id(self) -> UUID:

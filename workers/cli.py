@@ -70,6 +70,7 @@ async def run_worker(
             loop.add_signal_handler(number, stop)
         await worker.run()
     finally:
+        await app.close()
         await bus.close()
 
 

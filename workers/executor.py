@@ -13,10 +13,13 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+from dispatcher.compose import Composed
 from dispatcher.context import Context, current
 from dispatcher.options import Retry
 from state.machine import Reason, State
 from workers.attempt import Attempt, Outcome, Stop
+from workers.effects import already_committed, work_of
+from workers.inputs import Inputs, needs_inputs
 from workers.outcome import HandlerTimeout, outcome_of_error, outcome_of_stop, storable
 
 __all__ = ["Executor"]
@@ -33,10 +36,11 @@ class Executor:
         queue_names: dict[int, str],
         finished: Callable[[Attempt], None],
         progress: Callable[[Attempt, float, str | None], None],
+        inputs: Inputs,
     ) -> None:
         self.slots = slots
         self._queue_names = queue_names
-        self._finished, self._progress = finished, progress
+        self._finished, self._progress, self._inputs = finished, progress, inputs
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="dispatcher-handler")
         self.ready: deque[Attempt] = deque()
         self.running: dict[UUID, Attempt] = {}
@@ -66,6 +70,8 @@ class Executor:
         try:
             timeout = attempt.meta.get("timeout") if attempt.meta else None
             timeout = attempt.task_type.timeout if timeout is None else float(timeout)
+            if needs_inputs(attempt):
+                await self._inputs.fill(attempt)
             args, kwargs = attempt.task_type.decode(attempt.args)
             current.set(partial(self._context, attempt))
             if attempt.task_type.is_async:
@@ -80,10 +86,12 @@ class Executor:
                     self._context(attempt).ask_to_stop()
                     raise HandlerTimeout(f"still running after {timeout:g} s")
                 result = future.result()
-            outcome = self._returned(attempt, result)
+            if isinstance(result, Composed):
+                result = await self._context(attempt).hand_over(result)
+            outcome = already_committed(attempt, result) or self._returned(attempt, result)
         except BaseException as error:  # noqa: BLE001 - whatever leaves a handler is an outcome, not our failure
             try:
-                outcome = self._raised(attempt, error, args, kwargs)
+                outcome = already_committed(attempt, error) or self._raised(attempt, error, args, kwargs)
             except Exception as broken:  # noqa: BLE001 - options that somebody wrote by hand, for example
                 detail = {"type": type(broken).__name__, "message": "the task's options cannot be read"}
                 outcome = Outcome(State.FAILED, reason=Reason.UNDECODABLE, detail=detail)
@@ -126,6 +134,7 @@ class Executor:
                 max_attempts=attempt.max_tries,
                 headers=attempt.meta.get("headers", {}) if attempt.meta else {},
                 report=partial(self._report, attempt),
+                work=work_of(attempt),
             )
         return attempt.context
 

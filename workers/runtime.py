@@ -34,6 +34,7 @@ from workers.attempt import Attempt, Stop
 from workers.claimer import Claimer
 from workers.executor import Executor
 from workers.inbox import Inbox
+from workers.inputs import Inputs
 from workers.lanes import Lanes
 from workers.lease import LeaseKeeper
 from workers.measure import Measure
@@ -73,6 +74,7 @@ class Worker:
         burst: bool = False,
     ) -> None:
         self._app, self._settings, self._bus, self._burst = app, settings, bus, burst
+        app.adopt(settings)
         self.boot_id: UUID = uuid4()
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._subjects = Subjects(settings.namespace)
@@ -132,7 +134,10 @@ class Worker:
         self.inbox = Inbox(self._bus, self._unreadable, self._may_wait)
         self.sessions = Sessions(self._settings, self._claims, self.name, self.boot_id)
         self.settler = Settler(self._settles, self._bus, self._subjects, self.sessions, self._settled)
-        self.executor = Executor(self.pace.slots, self._queue_names, self.settler.finished, self.settler.progress)
+        self._inputs = Inputs(Database(self._settings, "dispatcher worker inputs"))
+        self.executor = Executor(
+            self.pace.slots, self._queue_names, self.settler.finished, self.settler.progress, self._inputs
+        )
         self.sessions.keeper = LeaseKeeper(self._settings, self.boot_id, self._cancel_in, self._lost, self._must_leave)
         self.claimer = Claimer(
             self._claims, self._bus, self.inbox, self.sessions, self._types, self.name,
@@ -280,5 +285,6 @@ class Worker:
         if self.sessions.keeper is not None:
             await asyncio.to_thread(self.sessions.keeper.stop)
         self.executor.close()
+        await self._inputs.close()
         await self._claims.close()
         await self._settles.close()

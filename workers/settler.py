@@ -23,7 +23,7 @@ from dispatcher.database import Database, Transient, pause_before_retry
 from dispatcher.subjects import Subjects
 from dispatcher.wire import encode_settled
 from state import claims, settle
-from state.machine import FINAL, Reason, State
+from state.machine import FINAL, Flag, Reason, State
 from workers.attempt import Attempt, Outcome
 from workers.session import Session
 from workers.sessions import Sessions
@@ -125,23 +125,26 @@ class Settler:
         await self._idle.wait()
 
     async def _settle_all(self, batch: list[Attempt]) -> None:
-        groups: dict[tuple[Session, bool], list[Attempt]] = {}
+        groups: dict[tuple[Session, str], list[Attempt]] = {}
         for attempt in batch:
-            assert attempt.outcome is not None
-            groups.setdefault((attempt.session, attempt.outcome.to is State.SUCCEEDED), []).append(attempt)
-        for (session, succeeded), attempts in groups.items():
+            groups.setdefault((attempt.session, _kind(attempt)), []).append(attempt)
+        for (session, kind), attempts in groups.items():
+            if kind == "committed":
+                await self._announce(session, attempts, {a.task_id: a.outcome.to for a in attempts if a.outcome})
+                continue
             done_batches = list(session.done_batches)
-            params = self._params(session, attempts, succeeded)
+            params = self._params(session, attempts, kind != "left")
             params["batches"] = done_batches
-            accepted = await (self._succeed(attempts, params) if succeeded else self._leave(params))
+            accepted = await (self._leave(params) if kind == "left" else self._succeed(attempts, params, kind))
             session.done_batches = session.done_batches[len(done_batches) :]
             settled = attempts
             if len(accepted) < len(attempts):
                 settled = await self._refusals(session, attempts, accepted)
             await self._announce(session, settled, accepted)
 
-    async def _succeed(self, attempts: list[Attempt], params: dict[str, Any]) -> dict[UUID, State]:
-        [(positions,)] = await self._database.run(settle.SUCCEED, params)
+    async def _succeed(self, attempts: list[Attempt], params: dict[str, Any], kind: str) -> dict[UUID, State]:
+        statement = settle.SUCCEED_IN_FLOW if kind == "in_flow" else settle.SUCCEED
+        [(positions, *_)] = await self._database.run(statement, params)
         taken = attempts if positions is None else [attempts[n - 1] for n in positions]
         return {attempt.delivery.task_id: State.SUCCEEDED for attempt in taken}
 
@@ -179,9 +182,10 @@ class Settler:
         rows: dict[UUID, TupleRow] = {row[0]: row for row in await self._database.run(claims.LOOK, params)}
         skipped = set()
         for attempt in left:
-            _, number, row_attempt, state, mine, *_ = rows[attempt.task_id]
+            _, number, row_attempt, state, mine, *_, flags = rows[attempt.task_id]
             if state == State.RUNNING and mine and row_attempt == number:
                 skipped.add(attempt.task_id)
+                attempt.in_flow = bool(flags & Flag.IN_FLOW)
                 self._waiting.append(attempt)
             elif state == State.QUEUED and row_attempt == number:
                 # the claim itself is gone (a database that lost its last commits): the message is needed again
@@ -237,6 +241,17 @@ class Settler:
                 "messages": [item[2] for item in items],
             }
             await self._database.run(settle.PROGRESS, params)
+
+
+def _kind(attempt: Attempt) -> str:
+    """Which statement settles it."""
+    outcome = attempt.outcome
+    assert outcome is not None
+    if outcome.committed:
+        return "committed"
+    if outcome.to is not State.SUCCEEDED:
+        return "left"
+    return "in_flow" if attempt.in_flow or (attempt.meta and "flow" in attempt.meta) else "plain"
 
 
 def _unwritable(error: psycopg.Error) -> dict[str, str]:

@@ -34,6 +34,10 @@ GOOD: dict[str, dict[str, Any]] = {
     "failures": {"task_id": ID, "tenant_id": 0, "queue_id": 1, "type_id": 1, "state": 7, "reason": 1},
     "task_labels": {"kind": 1, "value": "vip", "task_id": ID},
     "progress": {"task_id": ID, "attempt": 1, "fraction": 0.5},
+    "task_steps": {"task_id": ID, "name": "pay", "attempt": 1, "result": b"1"},
+    "flows": {"id": ID, "root_id": ID, "kind": 1, "total": 2},
+    "deps": {"parent_id": ID, "child_id": ID, "rule": 1},
+    "joins": {"node_id": ID, "shard": 0, "is_flow": False, "remaining": 1},
 }
 RUNNING = {"state": 4, "tries": 1, "started_at": NOW, "session_id": 1}
 SUCCEEDED = {"state": 6, "tries": 1, "started_at": NOW, "finished_at": NOW}
@@ -59,7 +63,7 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("types_name_length", "types", {"name": "x" * 201}),
     ("tasks_state_known", "tasks", {"state": 0}),
     ("tasks_state_known", "tasks", {"state": 9, "finished_at": NOW}),
-    ("tasks_reason_known", "tasks", {"reason": 15}),
+    ("tasks_reason_known", "tasks", {"reason": 17}),
     ("tasks_numbers_positive", "tasks", {"attempt": 0}),
     ("tasks_numbers_positive", "tasks", {"generation": 0}),
     ("tasks_numbers_positive", "tasks", {"dispatch": 0}),
@@ -92,6 +96,13 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("task_labels_value_length", "task_labels", {"value": "x" * 201}),
     ("progress_fraction_range", "progress", {"fraction": 1.01}),
     ("progress_fraction_range", "progress", {"fraction": -0.01}),
+    ("task_steps_name_length", "task_steps", {"name": ""}),
+    ("flows_kind_known", "flows", {"kind": 5}),
+    ("flows_state_known", "flows", {"state": 3, "finished_at": NOW}),
+    ("flows_final_has_time", "flows", {"state": 6}),
+    ("deps_rule_known", "deps", {"rule": 4}),
+    ("joins_counts", "joins", {"remaining": -1}),
+    ("joins_counts", "joins", {"bad": -1}),
 ]
 
 

@@ -1,0 +1,147 @@
+"""Flows: create them, read what a task takes over from others, show, cancel and retry them as a whole."""
+
+from __future__ import annotations
+
+from state.sql import Sql
+
+__all__ = [
+    "CREATE_BLOCKED",
+    "CREATE_DEPS",
+    "CREATE_FLOWS",
+    "CREATE_JOINS",
+    "CREATE_NODES",
+    "FAILED",
+    "HISTORY",
+    "INPUTS",
+    "MARK_CANCELLED",
+    "OPEN",
+    "STATE",
+    "STOPS",
+    "TREE",
+]
+
+CREATE_BLOCKED = Sql("""
+SELECT {s}.create_blocked(
+    CAST(:types AS text[]), CAST(:queues AS text[]), CAST(:lanes AS text[]), CAST(:ids AS uuid[]),
+    CAST(:profile AS int[]), CAST(:args AS bytea[]), CAST(:max_tries AS int[]), CAST(:flags AS int[]),
+    CAST(:run_at AS timestamptz[]), CAST(:meta AS text[]))
+""")
+
+CREATE_FLOWS = Sql("""
+WITH made AS (
+    INSERT INTO {s}.flows (id, root_id, kind, name, total, stop)
+    SELECT i.id, CAST(:root AS uuid), i.kind, i.name, i.total, i.stop
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:kinds AS int[]), CAST(:names AS text[]), CAST(:totals AS int[]),
+                CAST(:stops AS boolean[])) AS i (id, kind, name, total, stop)
+    RETURNING id
+)
+INSERT INTO {s}.flow_events (flow_id, seq, state) SELECT id, 1, 4 FROM made
+""")
+
+CREATE_NODES = Sql("""
+INSERT INTO {s}.flow_nodes (node_id, flow_id, pos, slot, shard, name)
+SELECT * FROM unnest(CAST(:nodes AS uuid[]), CAST(:flows AS uuid[]), CAST(:positions AS int[]), CAST(:slots AS int[]),
+                     CAST(:shards AS int[]), CAST(:names AS text[]))
+""")
+
+CREATE_DEPS = Sql("""
+INSERT INTO {s}.deps (parent_id, child_id, edge_key, rule, wants)
+SELECT i.parent, i.child, i.key, i.rule, CAST(i.wants AS jsonb)
+FROM unnest(CAST(:parents AS uuid[]), CAST(:children AS uuid[]), CAST(:keys AS text[]), CAST(:rules AS int[]),
+            CAST(:wants AS text[])) AS i (parent, child, key, rule, wants)
+""")
+
+CREATE_JOINS = Sql("""
+INSERT INTO {s}.joins (node_id, shard, is_flow, remaining)
+SELECT * FROM unnest(CAST(:nodes AS uuid[]), CAST(:shards AS int[]), CAST(:are_flows AS boolean[]),
+                     CAST(:remaining AS int[]))
+""")
+
+# What tasks take over: one row per task and parameter.  For an edge that waited for a failure the error instead of a
+# result; value is NULL where a flow's results are together longer than :most bytes.
+INPUTS = Sql("""
+SELECT d.child_id, d.edge_key, d.rule,
+       CASE WHEN t.id IS NULL THEN {s}.flow_value(d.parent_id, CAST(:most AS bigint))
+            ELSE coalesce(t.result, convert_to('null', 'UTF8')) END AS value,
+       d.parent_id, t.state, t.reason, (SELECT y.name FROM {s}.types y WHERE y.id = t.type_id) AS type,
+       CASE WHEN d.rule = 3 THEN (SELECT f.error FROM {s}.failures f WHERE f.task_id = d.parent_id) END AS error
+FROM unnest(CAST(:ids AS uuid[])) AS i (id)
+JOIN {s}.deps d ON d.child_id = i.id AND d.edge_key <> '' AND d.edge_key <> '~children'
+LEFT JOIN {s}.tasks t ON t.id = d.parent_id
+""")
+
+# The flows inside one, itself included.
+_INSIDE = """WITH RECURSIVE inside AS (
+    SELECT f.id FROM {s}.flows f WHERE f.id = CAST(:id AS uuid)
+    UNION ALL
+    SELECT n.node_id FROM inside i JOIN {s}.flow_nodes n ON n.flow_id = i.id JOIN {s}.flows f ON f.id = n.node_id
+)"""
+
+# One flow and how many of its tasks, at any depth, are in each state and for which reason.
+STATE = Sql(f"""
+{_INSIDE}, counted AS (
+    SELECT t.state, CASE WHEN t.state = 8 AND t.reason = 15 THEN 15 END AS reason, count(*) AS n
+    FROM inside i JOIN {{s}}.flow_nodes n ON n.flow_id = i.id JOIN {{s}}.tasks t ON t.id = n.node_id GROUP BY 1, 2
+)
+SELECT f.id, f.root_id, f.kind, f.name, f.state, f.total, f.created_at, f.finished_at,
+       c.state AS task_state, c.reason, c.n
+FROM {{s}}.flows f LEFT JOIN counted c ON true WHERE f.id = CAST(:id AS uuid)
+""")
+
+# The tree in one query: every flow and task with its place and state, and the names of what a task waits for.
+TREE = Sql(f"""
+{_INSIDE}
+SELECT f.id, n.flow_id AS parent, n.pos, coalesce(f.name, n.name) AS name, f.kind, NULL AS type, f.state,
+       CAST(NULL AS smallint) AS reason, NULL AS attempt, f.created_at, NULL AS started_at, f.finished_at,
+       CAST(NULL AS uuid[]) AS waits_for
+FROM inside i JOIN {{s}}.flows f ON f.id = i.id LEFT JOIN {{s}}.flow_nodes n ON n.node_id = f.id
+UNION ALL
+SELECT t.id, n.flow_id, n.pos, n.name, NULL, (SELECT y.name FROM {{s}}.types y WHERE y.id = t.type_id), t.state,
+       t.reason, t.attempt, t.created_at, t.started_at, t.finished_at,
+       CASE WHEN t.flags & 32 = 32 THEN ARRAY(
+           SELECT DISTINCT d.parent_id FROM {{s}}.deps d WHERE d.child_id = t.id ORDER BY 1) END
+FROM inside i JOIN {{s}}.flow_nodes n ON n.flow_id = i.id JOIN {{s}}.tasks t ON t.id = n.node_id
+ORDER BY 2 NULLS FIRST, 3
+""")
+
+HISTORY = Sql("""
+SELECT e.seq, e.state, e.at, e.actor FROM {s}.flow_events e WHERE e.flow_id = CAST(:id AS uuid) ORDER BY e.seq
+""")
+
+# What a cancel of the whole has to stop.
+OPEN = Sql(f"""
+{_INSIDE}
+SELECT t.id FROM inside i JOIN {{s}}.flow_nodes n ON n.flow_id = i.id JOIN {{s}}.tasks t ON t.id = n.node_id
+WHERE t.state < 6 AND t.flags & 1 = 0 ORDER BY t.id
+""")
+MARK_CANCELLED = Sql(f"""
+{_INSIDE}
+UPDATE {{s}}.flows f SET cancelled = true FROM inside i WHERE f.id = i.id AND f.state = 4
+""")
+
+# What a retry of the failed parts has to start: not those that only wait for them, these follow by themselves.
+FAILED = Sql(f"""
+{_INSIDE}
+SELECT t.id FROM inside i JOIN {{s}}.flow_nodes n ON n.flow_id = i.id JOIN {{s}}.tasks t ON t.id = n.node_id
+WHERE t.state IN (7, 8) AND (t.flags & 32 = 0 OR NOT EXISTS (
+    SELECT 1 FROM {{s}}.joins j WHERE j.node_id = t.id AND j.shard = 0 AND j.remaining > 0))
+ORDER BY t.id
+""")
+
+# Flows of which one task has failed and the others are not wanted any more, one at a time: those others, except tasks
+# that only wait for somebody's end or failure.
+STOPS = Sql("""
+WITH RECURSIVE asked AS MATERIALIZED (
+    SELECT task_id FROM {s}.cancel_requests WHERE session_id = -1 LIMIT 1 FOR UPDATE SKIP LOCKED
+), gone AS (
+    DELETE FROM {s}.cancel_requests c USING asked a WHERE c.session_id = -1 AND c.task_id = a.task_id
+), inside AS (
+    SELECT task_id AS id FROM asked
+    UNION ALL
+    SELECT n.node_id FROM inside i JOIN {s}.flow_nodes n ON n.flow_id = i.id JOIN {s}.flows f ON f.id = n.node_id
+)
+SELECT (SELECT count(*) FROM asked), array_agg(t.id ORDER BY t.id) FROM inside i
+JOIN {s}.flow_nodes n ON n.flow_id = i.id JOIN {s}.tasks t ON t.id = n.node_id
+WHERE t.state < 6 AND t.flags & 1 = 0
+  AND NOT EXISTS (SELECT 1 FROM {s}.deps d WHERE d.child_id = t.id AND d.rule IN (2, 3) AND d.edge_key <> '~children')
+""")
