@@ -53,6 +53,7 @@ from dispatcher.errors import (  # noqa: E402
     WaitError,
     WaitTimeout,
 )
+from dispatcher.flow_info import FlowInfo  # noqa: E402
 from dispatcher.graph import Flow  # noqa: E402
 from dispatcher.handle import Task  # noqa: E402
 from dispatcher.options import CallOptions, TaskOptions  # noqa: E402
@@ -78,6 +79,7 @@ __all__ = [
     "Dispatcher",
     "DispatcherError",
     "Flow",
+    "FlowInfo",
     "FlowInvalid",
     "FlowNotFound",
     "KeyConflict",

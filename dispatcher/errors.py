@@ -21,7 +21,8 @@ DispatcherError
 │   ├── OutboxFull              too many tasks wait for the broker
 │   ├── NotAwaited              a call on an asynchronous session was never awaited
 │   ├── UnknownTask             no task type of that name
-│   └── TaskNotFound            no task with that id (FlowNotFound: no flow)
+│   └── TaskNotFound            no task with that id
+│       └── FlowNotFound        no flow with that id
 ├── WaitError                   waiting for a result did not give one
 │   ├── NotCommitted            the transaction that made the task is still open
 │   ├── NotFinished             the result was read before the task ended
@@ -83,8 +84,7 @@ __all__ = [
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``"; did you mean 'queue'?"`` when a known word is close to ``word``, otherwise the list of known words."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1)
-    if close:
+    if close := difflib.get_close_matches(word, names, n=1):
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(names)}" if names else ""
 

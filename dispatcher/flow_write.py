@@ -55,13 +55,27 @@ def _decoder(plan: Plan) -> Any:
 
 def flow_steps(plan: Plan) -> Steps[None]:
     """The statements, for any kind of session."""
+    yield from _structure(plan)
     adapt = _Adapter()
-    flow_nodes = list(plan.flows())
-    for chunk in _chunks(flow_nodes):
+    tasks = list(plan.tasks())
+    for chunk in _chunks([node for node in tasks if node.edges]):
+        params = arrays([adapt(node) for node in chunk], [node.id for node in chunk])
+        for name in ("meta", "run_at"):
+            params[name] = params[name] or [None] * len(chunk)
+        yield flows.CREATE_BLOCKED, params
+    # last, because their outbox rows wake the relay
+    for chunk in _chunks([node for node in tasks if not node.edges]):
+        yield CREATE_MANY, arrays([adapt(node) for node in chunk], [node.id for node in chunk])
+
+
+def _structure(plan: Plan) -> Steps[None]:
+    """Everything but the tasks: flows, places, edges, counters."""
+    whole = list(plan.flows())
+    for chunk in _chunks(whole):
         yield (
             flows.CREATE_FLOWS,
             {
-                "root": flow_nodes[0].id,
+                "root": whole[0].id,
                 "ids": [node.id for node in chunk],
                 "kinds": [node.kind for node in chunk],
                 "names": [node.name for node in chunk],
@@ -81,8 +95,7 @@ def flow_steps(plan: Plan) -> Steps[None]:
                 "names": [node.name for node in chunk],
             },
         )
-    edges = [(node, edge) for node in plan.tasks() for edge in node.edges]
-    for pairs in _chunks(edges):
+    for pairs in _chunks([(node, edge) for node in plan.tasks() for edge in node.edges]):
         yield (
             flows.CREATE_DEPS,
             {
@@ -95,17 +108,7 @@ def flow_steps(plan: Plan) -> Steps[None]:
         )
     for rows in _chunks(list(_joins(plan))):
         nodes, shards, are_flows, remaining = map(list, zip(*rows, strict=True))
-        params = {"nodes": nodes, "shards": shards, "are_flows": are_flows, "remaining": remaining}
-        yield flows.CREATE_JOINS, params
-    tasks = list(plan.tasks())
-    for chunk in _chunks([node for node in tasks if node.edges]):
-        params = arrays([adapt(node) for node in chunk], [node.id for node in chunk])
-        params["meta"] = params["meta"] or [None] * len(chunk)
-        params["run_at"] = params["run_at"] or [None] * len(chunk)
-        yield flows.CREATE_BLOCKED, params
-    # last, because their outbox rows wake the relay
-    for chunk in _chunks([node for node in tasks if not node.edges]):
-        yield CREATE_MANY, arrays([adapt(node) for node in chunk], [node.id for node in chunk])
+        yield flows.CREATE_JOINS, {"nodes": nodes, "shards": shards, "are_flows": are_flows, "remaining": remaining}
 
 
 def _chunks(rows: Sequence[Any]) -> Iterable[Sequence[Any]]:

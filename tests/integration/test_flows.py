@@ -219,3 +219,58 @@ async def test_every_way_to_end_is_told_to_those_that_wait(flows: Fleet) -> None
     assert ends(flows, cancelled) == {"add": "cancelled by_request", "double": "failed dependency_failed"}
     assert ends(flows, expired) == {"add": "failed expired", "double": "failed dependency_failed"}
     await until(lambda: flows.count("cancel_requests") == 0)
+
+
+async def test_handlers_wait_for_children_without_a_slot(flows: Fleet) -> None:
+    await flows.relay()
+    await flows.worker(app, slots=1)  # a parent that held its slot would wait for ever
+    for call, result in (
+        (flow_apps.spawn.call(5), 15),
+        (flow_apps.spawn_plain.call(3), 12),
+        (flow_apps.hand.call(2), 84),
+    ):
+        assert await flows.enqueue(call).wait(10) == result
+    assert len(flows.ledger("spawn")) == 2 + 3 and len(flows.ledger("hand")) == 2
+    assert "parts did not succeed" in await flows.enqueue(flow_apps.spawn_failing.call()).wait(10)
+    nested = enqueue(flows, group(flow_apps.spawn.call(2), flow_apps.spawn.call(3)).then(total))
+    assert await nested.wait(10) == 3 + 6
+
+
+async def test_a_flow_is_shown_cancelled_and_retried_as_a_whole(flows: Fleet) -> None:
+    await working(flows)
+    composed = group(flow_apps.wait_for.call("gate", i) for i in range(3)).then(total).on_end(mark.call("end"))
+    task = enqueue(flows, composed)
+    await until(lambda: len(flows.ledger("waits")) == 3)
+    info = app.flows.get(flows.connection, task.id)
+    assert (info.kind, info.state, info.counts) == ("chain", "running", {"running": 3, "blocked": 2})
+    with flows.connection.transaction():
+        answers = app.flows.cancel(flows.connection, task.id, actor="me")
+    assert sorted(answer.outcome for answer in answers) == ["cancel_requested"] * 3 + ["cancelled"] * 2
+    with pytest.raises(TaskFailed):
+        await task.wait(10)
+    tree = app.flows.tree(flows.connection, task.id)
+    assert (tree.state, [part.kind for part in tree.parts]) == ("cancelled", ["group", "task", "task"])
+    assert {part.state for part in tree.tasks()} == {"cancelled"} and len(tree.parts[0].parts) == 3
+    flows.open("gate")
+    with flows.connection.transaction():
+        app.flows.retry(flows.connection, task.id)
+    await until(lambda: app.flows.get(flows.connection, task.id).state == "succeeded")
+    assert [event.state for event in app.flows.history(flows.connection, task.id)] == [
+        "running",
+        "cancelled",
+        "running",
+        "succeeded",
+    ]
+
+
+async def test_one_failure_stops_the_others_where_that_was_asked(flows: Fleet) -> None:
+    await working(flows)
+    composed = group(
+        fail.call(), flow_apps.wait_for.call("never"), add.options(delay=3600).call(1), stop_on_failure=True
+    ).on_failure(mark.call("undo"))
+    task = enqueue(flows, composed)
+    with pytest.raises(TaskFailed):
+        await task.wait(10)
+    tree = app.flows.tree(flows.connection, task.id)
+    assert sorted(part.state for part in tree.parts[0].parts) == ["cancelled", "cancelled", "failed"]
+    assert tree.parts[1].state == "succeeded"
