@@ -10,8 +10,9 @@ from dispatcher.status import change
 from dispatcher.steps import Steps
 from dispatcher.task_info import Answer
 from state import flows, requests
+from state.ids import new_ids
 
-__all__ = ["cancel_steps", "history_steps", "info_steps", "retry_steps", "tree_steps"]
+__all__ = ["again_steps", "cancel_steps", "history_steps", "info_steps", "retry_steps", "tree_steps"]
 
 
 def info_steps(flow_id: UUID | str) -> Steps[FlowInfo]:
@@ -54,6 +55,20 @@ def retry_steps(flow_id: UUID | str, actor: str | None) -> Steps[list[Answer]]:
     yield from info_steps(flow_id)
     rows = yield flows.FAILED, {"id": _id(flow_id)}
     return (yield from change(requests.RETRY, [row[0] for row in rows], actor))
+
+
+def again_steps(flow_id: UUID | str) -> Steps[UUID]:
+    """Run the whole again, also what succeeded: as a new flow, whose id this is.
+
+    Raises ``FlowNotFound``, and ``OptionError`` for a part of another flow.
+    """
+    info = yield from info_steps(flow_id)
+    if info.root_id != info.id:
+        raise OptionError(f"{flow_id} is a part of {info.root_id}: run that again")
+    rows = yield flows.NODES, {"id": info.id}
+    new = new_ids(len(rows))
+    yield flows.COPY, {"old": [UUID(str(row[0])) for row in rows], "new": new}
+    return new[0]
 
 
 def _id(text: UUID | str) -> UUID:

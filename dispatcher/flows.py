@@ -8,7 +8,7 @@ from uuid import UUID
 
 from dispatcher.awaiting import guarded
 from dispatcher.flow_info import FlowEvent, FlowInfo, FlowNode
-from dispatcher.flow_status import cancel_steps, history_steps, info_steps, retry_steps, tree_steps
+from dispatcher.flow_status import again_steps, cancel_steps, history_steps, info_steps, retry_steps, tree_steps
 from dispatcher.installation import Installation
 from dispatcher.task_info import Answer
 from dispatcher.tx import AsyncTx, SyncTx, is_async, resolved, run_steps, run_steps_async
@@ -64,6 +64,14 @@ class Flows:
     def retry(self, tx: Any, flow_id: UUID | str, /, *, actor: str | None = None) -> Any:
         """Run its failed and cancelled parts again; tasks that wait for them follow.  Raises ``FlowNotFound``."""
         return self._write(tx, "retry of a flow", lambda: retry_steps(flow_id, actor))
+
+    @overload
+    def again(self, tx: SyncTx, flow_id: UUID | str, /) -> UUID: ...
+    @overload
+    def again(self, tx: AsyncTx, flow_id: UUID | str, /) -> Awaitably[UUID]: ...
+    def again(self, tx: Any, flow_id: UUID | str, /) -> Any:
+        """Run the whole again, also what succeeded, as a new flow; returns its id.  Raises ``FlowNotFound``."""
+        return self._write(tx, "repetition of a flow", lambda: again_steps(flow_id))
 
     def _read(self, tx: Any, steps: Any) -> Any:
         run = run_steps_async if is_async(tx) else run_steps

@@ -5,15 +5,18 @@ from __future__ import annotations
 from state.sql import Sql
 
 __all__ = [
+    "COPY",
     "CREATE_BLOCKED",
     "CREATE_DEPS",
     "CREATE_FLOWS",
     "CREATE_JOINS",
     "CREATE_NODES",
     "FAILED",
+    "FORGET",
     "HISTORY",
     "INPUTS",
     "MARK_CANCELLED",
+    "NODES",
     "OPEN",
     "STATE",
     "STOPS",
@@ -108,6 +111,16 @@ HISTORY = Sql("""
 SELECT e.seq, e.state, e.at, e.actor FROM {s}.flow_events e WHERE e.flow_id = CAST(:id AS uuid) ORDER BY e.seq
 """)
 
+# Every node of one, the flow itself first, in the order of creation; and its copy as a new one.
+NODES = Sql(f"""
+{_INSIDE}
+SELECT x.id FROM (
+    SELECT i.id, 0 AS depth FROM inside i WHERE i.id = CAST(:id AS uuid)
+    UNION ALL
+    SELECT n.node_id, 1 FROM inside i JOIN {{s}}.flow_nodes n ON n.flow_id = i.id) x ORDER BY x.depth, x.id
+""")
+COPY = Sql("SELECT {s}.copy_flow(CAST(:old AS uuid[]), CAST(:new AS uuid[]))")
+
 # What a cancel of the whole has to stop.
 OPEN = Sql(f"""
 {_INSIDE}
@@ -144,4 +157,32 @@ SELECT (SELECT count(*) FROM asked), array_agg(t.id ORDER BY t.id) FROM inside i
 JOIN {s}.flow_nodes n ON n.flow_id = i.id JOIN {s}.tasks t ON t.id = n.node_id
 WHERE t.state < 6 AND t.flags & 1 = 0
   AND NOT EXISTS (SELECT 1 FROM {s}.deps d WHERE d.child_id = t.id AND d.rule IN (2, 3) AND d.edge_key <> '~children')
+""")
+
+# For the pruner: flows that ended before a time go as a whole.  It gives back the tasks whose rows may be deleted now;
+# a pruner leaves all other tasks with flag 16 alone.  At most :most flows in one call.
+FORGET = Sql("""
+WITH roots AS MATERIALIZED (
+    SELECT f.id FROM {s}.flows f WHERE f.root_id = f.id AND f.finished_at < CAST(:before AS timestamptz)
+      AND NOT EXISTS (SELECT 1 FROM {s}.deps d JOIN {s}.tasks t ON t.id = d.child_id
+                      WHERE d.parent_id = f.id AND t.state < 6)
+    ORDER BY f.id LIMIT CAST(:most AS int) FOR UPDATE SKIP LOCKED
+), inside AS MATERIALIZED (
+    SELECT f.id FROM roots r JOIN {s}.flows f ON f.root_id = r.id
+), members AS (
+    DELETE FROM {s}.flow_nodes n USING inside i WHERE n.flow_id = i.id RETURNING n.node_id
+), nodes AS MATERIALIZED (
+    SELECT node_id FROM members UNION SELECT id FROM inside
+), edges AS (
+    DELETE FROM {s}.deps d USING nodes n WHERE d.parent_id = n.node_id
+), counters AS (
+    DELETE FROM {s}.joins j USING nodes n WHERE j.node_id = n.node_id
+), steps AS (
+    DELETE FROM {s}.task_steps x USING nodes n WHERE x.task_id = n.node_id
+), history AS (
+    DELETE FROM {s}.flow_events e USING inside i WHERE e.flow_id = i.id
+), gone AS (
+    DELETE FROM {s}.flows f USING inside i WHERE f.id = i.id
+)
+SELECT t.id FROM members m JOIN {s}.tasks t ON t.id = m.node_id
 """)

@@ -1,4 +1,4 @@
-"""``dispatcher flows show|history|cancel|retry``."""
+"""``dispatcher flows show|state|history|cancel|retry|again``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dispatcher.cli.asking import actor, ago, asking
 from dispatcher.cli.options import DatabaseUrl, Json, Schema, load_settings
 from dispatcher.cli.output import emit, emit_line, table
 from dispatcher.flow_info import FlowNode
-from dispatcher.flow_status import cancel_steps, history_steps, info_steps, retry_steps, tree_steps
+from dispatcher.flow_status import again_steps, cancel_steps, history_steps, info_steps, retry_steps, tree_steps
 from dispatcher.masking import printable
 from dispatcher.task_info import Answer, jsonable
 from dispatcher.tx import run_steps
@@ -91,6 +91,15 @@ def retry(flow_id: FlowId, database_url: DatabaseUrl = None, schema: Schema = No
     with asking(settings) as connection:
         answers = run_steps(connection, retry_steps(flow_id, actor()), settings.db_schema)
     emit(_answered(answers), json, lambda: _counted(answers))
+
+
+@app.command()
+def again(flow_id: FlowId, database_url: DatabaseUrl = None, schema: Schema = None, json: Json = False) -> None:
+    """Run a whole flow again, also what succeeded, as a new one with an id of its own."""
+    settings = load_settings(database_url=database_url, db_schema=schema)
+    with asking(settings) as connection:
+        copy = run_steps(connection, again_steps(flow_id), settings.db_schema)
+    emit({"id": copy, "copy_of": flow_id}, json, lambda: str(copy))
 
 
 def _answered(answers: list[Answer]) -> dict[str, Any]:

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+from state.migrations.flow_copy import COPY
 from state.migrations.flow_release import RELEASE_NAMES, release_functions
 
 __all__ = ["FUNCTION_NAMES", "functions_v2"]
 
-FUNCTION_NAMES = "create_blocked flow_value complete_task suspend_task " + RELEASE_NAMES
+FUNCTION_NAMES = "create_blocked copy_flow flow_value complete_task suspend_task " + RELEASE_NAMES
 
 # Tasks that wait for others.  Like create_tasks, with fewer options: a delay and an expiry begin with the release and
 # stand in ``meta`` until then; there are no keys.
@@ -150,4 +151,4 @@ END $suspend$;
 
 def functions_v2() -> tuple[str, ...]:
     """The statements that create the functions; ``{s}`` still stands for the schema."""
-    return (*release_functions(), _CREATE, _VALUE, _COMPLETE, _SUSPEND)
+    return (*release_functions(), _CREATE, _VALUE, _COMPLETE, _SUSPEND, COPY)
