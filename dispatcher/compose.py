@@ -173,7 +173,7 @@ def group(
     """
     members: list[Composed[R]] = []
     for call in calls:
-        members.extend([call] if isinstance(call, Composed) else call)
+        members.extend(call if isinstance(call, Iterable) else [call])
     return Group(members, name=name, sequential=sequential, stop_on_failure=stop_on_failure)
 
 

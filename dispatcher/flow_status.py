@@ -54,6 +54,7 @@ def retry_steps(flow_id: UUID | str, actor: str | None) -> Steps[list[Answer]]:
     """Run the failed and cancelled parts again; those that wait for them follow.  Raises ``FlowNotFound``."""
     yield from info_steps(flow_id)
     rows = yield flows.FAILED, {"id": _id(flow_id)}
+    yield flows.AGAIN, {"id": _id(flow_id)}
     return (yield from change(requests.RETRY, [row[0] for row in rows], actor))
 
 

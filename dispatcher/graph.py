@@ -129,7 +129,7 @@ class Flow:
         try:
             return list(TopologicalSorter({name: part.rules for name, part in self._parts.items()}).static_order())
         except CycleError as error:
-            raise FlowInvalid(f"{self.name!r} goes in a circle: {' -> '.join(reversed(error.args[1]))}") from None
+            raise FlowInvalid(f"{self.name!r} goes in a circle: {' -> '.join(error.args[1])}") from None
 
     def _connect(self, node: Node, part: _Part, nodes: Mapping[str, Node]) -> None:
         for param, parent in part.takes.items():

@@ -94,6 +94,7 @@ Table(
     col("is_flow", Boolean),
     col("remaining", Integer),
     col("bad", Integer, "0"),
+    col("again", Boolean, "false"),
     PrimaryKeyConstraint("node_id", "shard"),
     check("joins_counts", "remaining >= 0 AND bad >= 0"),
     postgresql_with={"fillfactor": 50, **vacuum_after(1000)},

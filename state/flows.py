@@ -5,6 +5,7 @@ from __future__ import annotations
 from state.sql import Sql
 
 __all__ = [
+    "AGAIN",
     "COPY",
     "CREATE_BLOCKED",
     "CREATE_DEPS",
@@ -132,13 +133,24 @@ MARK_CANCELLED = Sql(f"""
 UPDATE {{s}}.flows f SET cancelled = true FROM inside i WHERE f.id = i.id AND f.state = 4
 """)
 
-# What a retry of the failed parts has to start: not those that only wait for them, these follow by themselves.
+_AFTER_BAD = """EXISTS (
+    SELECT 1 FROM {s}.deps d LEFT JOIN {s}.tasks p ON p.id = d.parent_id LEFT JOIN {s}.flows g ON g.id = d.parent_id
+    WHERE d.child_id = t.id AND ((p.state IN (7, 8) AND p.reason <> 15) OR g.state > 6))"""
+# What a retry of the failed parts has to start: not those that only wait for them.  These follow by themselves; those
+# that were cancelled meanwhile follow after AGAIN.
 FAILED = Sql(f"""
 {_INSIDE}
 SELECT t.id FROM inside i JOIN {{s}}.flow_nodes n ON n.flow_id = i.id JOIN {{s}}.tasks t ON t.id = n.node_id
-WHERE t.state IN (7, 8) AND (t.flags & 32 = 0 OR NOT EXISTS (
-    SELECT 1 FROM {{s}}.joins j WHERE j.node_id = t.id AND j.shard = 0 AND j.remaining > 0))
+WHERE t.state IN (7, 8) AND CASE WHEN t.flags & 32 = 0 THEN true ELSE NOT EXISTS (
+    SELECT 1 FROM {{s}}.joins j WHERE j.node_id = t.id AND j.shard = 0 AND j.remaining > 0) AND NOT {_AFTER_BAD} END
 ORDER BY t.id
+""")
+
+AGAIN = Sql(f"""
+{_INSIDE}
+UPDATE {{s}}.joins j SET again = true
+FROM inside i JOIN {{s}}.flow_nodes n ON n.flow_id = i.id JOIN {{s}}.tasks t ON t.id = n.node_id
+WHERE j.node_id = t.id AND j.shard = 0 AND t.state IN (7, 8) AND (j.remaining > 0 OR {_AFTER_BAD})
 """)
 
 # Flows of which one task has failed and the others are not wanted any more, one at a time: those others, except tasks

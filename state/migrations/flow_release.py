@@ -30,7 +30,8 @@ _HOLDS = """CASE WHEN d.rule = 2 THEN true WHEN d.rule = 3 THEN e.how = 2 WHEN e
                          ELSE coalesce(convert_from(t.result, 'UTF8')::jsonb = d.wants, false) END"""
 
 # Blocked tasks that have everything they waited for: to the outbox, or to a timer if they were asked to wait longer.
-# A task that had failed or was skipped only because of others, and whose others were retried, begins a new generation.
+# A task that had failed or was skipped only because of others, and whose others were retried, begins a new generation;
+# so does one that was cancelled with its flow, when the flow was retried (``again``).
 _START = """
 CREATE FUNCTION {s}.start_released(p_ids uuid[]) RETURNS void LANGUAGE plpgsql AS $start$
 DECLARE
@@ -39,14 +40,15 @@ DECLARE
 BEGIN
     PERFORM 1 FROM {s}.tasks t WHERE t.id = ANY (p_ids) ORDER BY t.id FOR NO KEY UPDATE;
     SELECT array_agg(t.id), array_agg({s}.task_end(t.state, t.reason)) INTO v_again, v_ends
-        FROM {s}.tasks t WHERE t.id = ANY (p_ids) AND t.state IN (7, 8) AND t.reason IN (6, 15);
+        FROM {s}.tasks t JOIN {s}.joins j ON j.node_id = t.id AND j.shard = 0
+        WHERE t.id = ANY (p_ids) AND t.state IN (7, 8) AND (t.reason IN (6, 15) OR j.again);
     WITH due AS MATERIALIZED (
         SELECT t.id, t.state, d.due_at,
                coalesce(d.due_at, v_now) + make_interval(secs => (t.meta ->> 'expires')::float8) AS expires_at
         FROM {s}.tasks t CROSS JOIN LATERAL (SELECT CASE
             WHEN t.meta ? 'delay' THEN v_now + make_interval(secs => (t.meta ->> 'delay')::float8)
             ELSE t.due_at END AS due_at) d
-        WHERE t.id = ANY (p_ids) AND (t.state = 1 OR (t.state IN (7, 8) AND t.reason IN (6, 15)))
+        WHERE t.id = ANY (p_ids) AND (t.state = 1 OR t.id = ANY (v_again))
     ), moved AS (
         UPDATE {s}.tasks t
         SET state = CASE WHEN d.due_at > v_now THEN 2 ELSE 3 END, reason = NULL, seq = t.seq + 1,
@@ -77,6 +79,7 @@ BEGIN
           AND (t.state = 2 OR k.kind = 2)
         ON CONFLICT (task_id, kind) DO UPDATE SET attempt = excluded.attempt, due_at = excluded.due_at;
     IF v_again IS NOT NULL THEN
+        UPDATE {s}.joins j SET again = false WHERE j.node_id = ANY (v_again) AND j.shard = 0 AND j.again;
         PERFORM {s}.revive(v_again, v_ends);
     END IF;
 END $start$;
@@ -119,7 +122,8 @@ BEGIN
 END $stop$;
 """
 
-# Flows whose members have all ended: 6 succeeded, 7 failed, 8 cancelled, 9 partly succeeded.
+# Flows whose members have all ended (one that begins again at this moment counts as waiting by now): 6 succeeded,
+# 7 failed, 8 cancelled, 9 partly succeeded.
 _END_FLOWS = """
 CREATE FUNCTION {s}.end_flows(p_ids uuid[], OUT ids uuid[], OUT ends int[]) LANGUAGE plpgsql AS $flows$
 DECLARE
@@ -130,7 +134,8 @@ BEGIN
         SET state = CASE WHEN j.bad = 0 THEN 6 WHEN f.cancelled THEN 8 WHEN f.kind = 1 OR j.bad >= f.total THEN 7
                          ELSE 9 END,
             finished_at = v_now, seq = f.seq + 1
-        FROM {s}.joins j WHERE f.id = ANY (p_ids) AND j.node_id = f.id AND j.shard = 0 AND f.state = 4
+        FROM {s}.joins j
+        WHERE f.id = ANY (p_ids) AND j.node_id = f.id AND j.shard = 0 AND j.remaining = 0 AND f.state = 4
         RETURNING f.id, f.root_id, f.state, f.seq
     ), event AS (
         INSERT INTO {s}.flow_events (flow_id, seq, state, at, actor) SELECT id, seq, state, v_now, 'flow' FROM moved

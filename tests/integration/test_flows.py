@@ -144,12 +144,15 @@ async def test_wrong_compositions_are_refused_at_the_call(flows: Fleet) -> None:
         (lambda: add.call(1).then(secret_word), "takes no argument"),
         (lambda: secret_word.call().then(say), "is secret, but 'word' of 'say' is not"),
         (lambda: group(), "at least one call"),
-        (lambda: group(add), "not iterable|expected a call"),
+        (lambda: group(add), "expected a call"),
         (lambda: add.call(1).then(add.call(2), 3), "only for a task type"),
         (lambda: add.call(1).then(add, c=3), "no such argument"),
         (lambda: add.call(1).then(add, a=3), "'a' comes from another task and is given too"),
         (lambda: enqueue(flows, group(add.options(key="k").call(1))), "has a key"),
-        (lambda: enqueue(flows, circle()), "goes in a circle: a -> b -> c -> a|b -> c -> a -> b|c -> a -> b -> c"),
+        (
+            lambda: enqueue(flows, circle()),
+            "circle: a -> c -> b -> a|circle: c -> b -> a -> c|circle: b -> a -> c -> b",
+        ),
         (
             lambda: enqueue(flows, Flow("u").add("a", mark.call(), after=["b"])),
             "waits for 'b', which 'u' does not have",

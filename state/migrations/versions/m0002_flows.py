@@ -74,6 +74,7 @@ CREATE TABLE {s}.joins (
     is_flow     boolean NOT NULL,
     remaining   int NOT NULL,
     bad         int NOT NULL DEFAULT 0,
+    again       boolean NOT NULL DEFAULT false,
     PRIMARY KEY (node_id, shard),
     CONSTRAINT joins_counts CHECK (remaining >= 0 AND bad >= 0)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
