@@ -72,23 +72,23 @@ BEGIN
     END IF;
     SELECT array_agg(n.name ORDER BY n.slot), array_agg(n.slot ORDER BY n.slot), array_agg(
             CASE WHEN t.id IS NULL THEN {s}.flow_value(n.node_id, p_most)
-                 ELSE coalesce(t.result, '\x6e756c6c'::bytea) END ORDER BY n.slot)
+                 ELSE coalesce(t.result, 'null'::bytea) END ORDER BY n.slot)
         INTO v_names, v_slots, v_values
         FROM {s}.flow_nodes n LEFT JOIN {s}.tasks t ON t.id = n.node_id
         WHERE n.flow_id = p_id AND n.slot IS NOT NULL;
     IF v_values IS NULL THEN
-        RETURN '\x6e756c6c'::bytea;
+        RETURN 'null'::bytea;
     END IF;
     IF array_position(v_values, NULL) IS NOT NULL THEN
         RETURN NULL;
     END IF;
     RETURN CASE v_kind
         WHEN 1 THEN v_values[1]
-        WHEN 3 THEN '\x7b'::bytea || (SELECT string_agg(
-            convert_to(to_json(v_names[i])::text || ':', 'UTF8') || v_values[i], '\x2c'::bytea ORDER BY i)
-            FROM generate_subscripts(v_values, 1) i) || '\x7d'::bytea
-        ELSE '\x5b'::bytea || (SELECT string_agg(x.value, '\x2c'::bytea ORDER BY x.i)
-            FROM unnest(v_values) WITH ORDINALITY AS x (value, i)) || '\x5d'::bytea END;
+        WHEN 3 THEN '{'::bytea || (SELECT string_agg(
+            convert_to(to_json(v_names[i])::text || ':', 'UTF8') || v_values[i], ','::bytea ORDER BY i)
+            FROM generate_subscripts(v_values, 1) i) || '}'::bytea
+        ELSE '['::bytea || (SELECT string_agg(x.value, ','::bytea ORDER BY x.i)
+            FROM unnest(v_values) WITH ORDINALITY AS x (value, i)) || ']'::bytea END;
 END $value$;
 """
 
