@@ -1,4 +1,4 @@
-"""``release`` and ``revive`` of schema version 0002: what the end of a task means for others, and the reversal.
+"""``release`` and ``revive`` of schema version 0003: what the end of a task means for others, and the reversal.
 
 The one place that knows it.  Every statement that can end a task calls ``release`` with those whose flag 16 says that
 somebody must be told; every statement that takes a task back from an end calls ``revive``.  Both run in the transaction

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from alembic import op
 
-from state.migrations.flow_functions import FUNCTION_NAMES, functions_v2
+from state.migrations.flow_functions import FUNCTION_NAMES, functions_v3
 from state.sql import check_schema
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
@@ -96,7 +96,7 @@ def _run(script: str) -> None:
 
 def upgrade() -> None:
     """Add the tables and functions, and the reasons 15 and 16."""
-    for script in (TABLES, REASONS.replace("__MOST__", "16"), *functions_v2()):
+    for script in (TABLES, REASONS.replace("__MOST__", "16"), *functions_v3()):
         _run(script)
 
 
