@@ -41,7 +41,7 @@ RAN = Sql(f"""
 )
 SELECT n.id, CASE WHEN n.may THEN 'may run, but ended without' ELSE 'may not run, but did' END AS what
 FROM needs n JOIN {{s}}.tasks t ON t.id = n.id
-WHERE (NOT n.may AND t.state IN (3, 4, 5, 6)) OR (n.may AND t.state >= 7 AND t.reason IN (6, 15))
+WHERE (NOT n.may AND t.state IN (3, 4, 5, 6)) OR (n.may AND t.state >= 7 AND t.reason IN (6, 16))
 """)
 
 # a flow is over when its members are, and its counters know how they ended

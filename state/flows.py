@@ -84,7 +84,7 @@ _INSIDE = """WITH RECURSIVE inside AS (
 # One flow and how many of its tasks, at any depth, are in each state and for which reason.
 STATE = Sql(f"""
 {_INSIDE}, counted AS (
-    SELECT t.state, CASE WHEN t.state = 8 AND t.reason = 15 THEN 15 END AS reason, count(*) AS n
+    SELECT t.state, CASE WHEN t.state = 8 AND t.reason = 16 THEN 16 END AS reason, count(*) AS n
     FROM inside i JOIN {{s}}.flow_nodes n ON n.flow_id = i.id JOIN {{s}}.tasks t ON t.id = n.node_id GROUP BY 1, 2
 )
 SELECT f.id, f.root_id, f.kind, f.name, f.state, f.total, f.created_at, f.finished_at,
@@ -135,7 +135,7 @@ UPDATE {{s}}.flows f SET cancelled = true FROM inside i WHERE f.id = i.id AND f.
 
 _AFTER_BAD = """EXISTS (
     SELECT 1 FROM {s}.deps d LEFT JOIN {s}.tasks p ON p.id = d.parent_id LEFT JOIN {s}.flows g ON g.id = d.parent_id
-    WHERE d.child_id = t.id AND ((p.state IN (7, 8) AND p.reason <> 15) OR g.state > 6))"""
+    WHERE d.child_id = t.id AND ((p.state IN (7, 8) AND p.reason <> 16) OR g.state > 6))"""
 # What a retry of the failed parts has to start: not those that only wait for them.  These follow by themselves; those
 # that were cancelled meanwhile follow after AGAIN.
 FAILED = Sql(f"""

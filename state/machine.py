@@ -72,9 +72,9 @@ class Reason(IntEnum):
     """A stopping worker gave it back; no try is consumed."""
     REDISPATCHED = 14
     """Its message was lost or held back and it is sent again."""
-    SKIPPED = 15
+    SKIPPED = 16
     """Its condition did not hold: it was not needed."""
-    CHILDREN = 16
+    CHILDREN = 17
     """Its handler waits for the tasks it spawned; no try is consumed."""
 
     @property

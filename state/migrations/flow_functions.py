@@ -131,7 +131,7 @@ DECLARE
 BEGIN
     PERFORM 1 FROM {s}.tasks t WHERE t.id = p_id FOR NO KEY UPDATE;
     UPDATE {s}.tasks t
-        SET state = 1, session_id = NULL, reason = 16, attempt = t.attempt + 1, tries = t.tries - 1, due_at = NULL,
+        SET state = 1, session_id = NULL, reason = 17, attempt = t.attempt + 1, tries = t.tries - 1, due_at = NULL,
             flags = t.flags | 32, seq = t.seq + 1
         WHERE t.id = p_id AND t.state = 4 AND t.attempt = p_attempt AND t.session_id = p_session AND t.flags & 1 = 0
         RETURNING t.seq, t.queue_id INTO v_task;
@@ -139,7 +139,7 @@ BEGIN
         RETURN false;
     END IF;
     INSERT INTO {s}.task_events (task_id, seq, from_state, to_state, reason, attempt, session_id, at)
-        VALUES (p_id, v_task.seq, 4, 1, 16, p_attempt, p_session, clock_timestamp());
+        VALUES (p_id, v_task.seq, 4, 1, 17, p_attempt, p_session, clock_timestamp());
     INSERT INTO {s}.task_counts VALUES (v_task.queue_id, 4, -1), (v_task.queue_id, 1, 1);
     INSERT INTO {s}.deps (parent_id, child_id, edge_key, rule) VALUES (p_flow, p_id, '~children', 2);
     INSERT INTO {s}.joins AS j (node_id, shard, is_flow, remaining) VALUES (p_id, 0, false, 1)

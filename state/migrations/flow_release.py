@@ -18,7 +18,7 @@ RELEASE_NAMES = "release revive start_released stop_unneeded end_flows task_end"
 # How a node ended, for those who wait for it: 1 succeeded, 2 failed or cancelled, 3 skipped.
 _ENDS = """
 CREATE FUNCTION {s}.task_end(p_state int, p_reason int) RETURNS int LANGUAGE sql IMMUTABLE AS
-$end$ SELECT CASE WHEN p_state = 6 THEN 1 WHEN p_reason = 15 THEN 3 ELSE 2 END $end$;
+$end$ SELECT CASE WHEN p_state = 6 THEN 1 WHEN p_reason = 16 THEN 3 ELSE 2 END $end$;
 """
 
 # Rules of an edge d whose parent ended as e.how: 1 it must succeed (with this result, if ``wants`` says so), 2 it must
@@ -41,7 +41,7 @@ BEGIN
     PERFORM 1 FROM {s}.tasks t WHERE t.id = ANY (p_ids) ORDER BY t.id FOR NO KEY UPDATE;
     SELECT array_agg(t.id), array_agg({s}.task_end(t.state, t.reason)) INTO v_again, v_ends
         FROM {s}.tasks t JOIN {s}.joins j ON j.node_id = t.id AND j.shard = 0
-        WHERE t.id = ANY (p_ids) AND t.state IN (7, 8) AND (t.reason IN (6, 15) OR j.again);
+        WHERE t.id = ANY (p_ids) AND t.state IN (7, 8) AND (t.reason IN (6, 16) OR j.again);
     WITH due AS MATERIALIZED (
         SELECT t.id, t.state, d.due_at,
                coalesce(d.due_at, v_now) + make_interval(secs => (t.meta ->> 'expires')::float8) AS expires_at
@@ -96,7 +96,7 @@ BEGIN
     PERFORM 1 FROM {s}.tasks t WHERE t.id = ANY (p_ids) ORDER BY t.id FOR NO KEY UPDATE;
     WITH moved AS (
         UPDATE {s}.tasks t
-        SET state = CASE i.how WHEN 2 THEN 7 ELSE 8 END, reason = CASE i.how WHEN 2 THEN 6 ELSE 15 END,
+        SET state = CASE i.how WHEN 2 THEN 7 ELSE 8 END, reason = CASE i.how WHEN 2 THEN 6 ELSE 16 END,
             finished_at = v_now, seq = t.seq + 1
         FROM unnest(p_ids, p_ends) AS i (id, how) WHERE t.id = i.id AND t.state = 1
         RETURNING t.id, t.tenant_id, t.queue_id, t.type_id, t.state, t.reason, t.attempt, t.seq, t.flags, i.how

@@ -57,7 +57,7 @@ def flows_checked(fleet: Fleet) -> dict[str, int]:
         "tasks": fleet.finished(),
         "succeeded": fleet.count("tasks", "state = 6"),
         "failed": fleet.count("tasks", "state = 7"),
-        "skipped": fleet.count("tasks", "state = 8 AND reason = 15"),
+        "skipped": fleet.count("tasks", "state = 8 AND reason = 16"),
         "violations": len(violations),
     }
 

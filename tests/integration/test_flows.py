@@ -68,7 +68,7 @@ async def test_compositions_pass_results_to_any_depth(flows: Fleet) -> None:
         assert await task.wait(10) == result, composed
         assert task.result(flows.connection) == result
     assert sorted(entry.value for entry in flows.ledger("mark")) == ["e None", "s None"]
-    assert flows.count("flows", "state <> 6") == 0 and flows.count("tasks", "state = 8 AND reason = 15") == 1
+    assert flows.count("flows", "state <> 6") == 0 and flows.count("tasks", "state = 8 AND reason = 16") == 1
 
 
 async def test_a_failure_ends_those_that_need_it_and_starts_those_that_wait_for_it(flows: Fleet) -> None:

@@ -63,7 +63,7 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("types_name_length", "types", {"name": "x" * 201}),
     ("tasks_state_known", "tasks", {"state": 0}),
     ("tasks_state_known", "tasks", {"state": 9, "finished_at": NOW}),
-    ("tasks_reason_known", "tasks", {"reason": 17}),
+    ("tasks_reason_known", "tasks", {"reason": 18}),
     ("tasks_numbers_positive", "tasks", {"attempt": 0}),
     ("tasks_numbers_positive", "tasks", {"generation": 0}),
     ("tasks_numbers_positive", "tasks", {"dispatch": 0}),

@@ -95,13 +95,13 @@ def _run(script: str) -> None:
 
 
 def upgrade() -> None:
-    """Add the tables and functions, and the reasons 15 and 16."""
-    for script in (TABLES, REASONS.replace("__MOST__", "16"), *functions_v3()):
+    """Add the tables and functions, and the reasons up to 17."""
+    for script in (TABLES, REASONS.replace("__MOST__", "17"), *functions_v3()):
         _run(script)
 
 
 def downgrade() -> None:
-    """Drop them; tasks that wait for others stay blocked for ever, and reasons 15 and 16 become ``by_request``."""
+    """Drop them; tasks that wait for others stay blocked for ever, and reasons above 14 become ``by_request``."""
     _run("DROP FUNCTION " + ", ".join(f"{{s}}.{name}" for name in FUNCTION_NAMES.split()))
     _run("DROP TABLE " + ", ".join(f"{{s}}.{name}" for name in NAMES.split()))
     _run("ALTER TABLE {s}.task_events DISABLE TRIGGER task_events_append_only")
