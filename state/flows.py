@@ -74,11 +74,14 @@ JOIN {s}.deps d ON d.child_id = i.id AND d.edge_key <> '' AND d.edge_key <> '~ch
 LEFT JOIN {s}.tasks t ON t.id = d.parent_id
 """)
 
-# The flows inside one, itself included.
-_INSIDE = """WITH RECURSIVE inside AS (
-    SELECT f.id FROM {s}.flows f WHERE f.id = CAST(:id AS uuid)
+# The flows inside one, itself included: found among those with the same root, so that members are not looked through.
+_INSIDE = """WITH RECURSIVE kin AS MATERIALIZED (
+    SELECT f.id, n.flow_id AS parent FROM {s}.flows x JOIN {s}.flows f ON f.root_id = x.root_id
+    LEFT JOIN {s}.flow_nodes n ON n.node_id = f.id WHERE x.id = CAST(:id AS uuid)
+), inside AS (
+    SELECT k.id FROM kin k WHERE k.id = CAST(:id AS uuid)
     UNION ALL
-    SELECT n.node_id FROM inside i JOIN {s}.flow_nodes n ON n.flow_id = i.id JOIN {s}.flows f ON f.id = n.node_id
+    SELECT k.id FROM inside i JOIN kin k ON k.parent = i.id
 )"""
 
 # One flow and how many of its tasks, at any depth, are in each state and for which reason.
