@@ -43,11 +43,16 @@ SELECT CASE WHEN count(*) < cardinality(CAST(:ids AS uuid[])) THEN coalesce(arra
 FROM moved
 """)
 
-# The same for tasks of flows, which the statement above leaves alone: their dependants are released with them.
-SUCCEED_IN_FLOW = Sql(
-    SUCCEED.text.replace(" AND t.flags & 16 = 0", "").removesuffix("FROM moved")
-    + ", {s}.release(array_agg(id) FILTER (WHERE flags & 16 = 16)) FROM moved"
-)
+
+def _in_flow(plain: Sql) -> Sql:
+    """The same for tasks of flows, which the plain statement leaves alone: their dependants are released with them."""
+    guard, end = " AND t.flags & 16 = 0", "FROM moved"
+    assert guard in plain.text and plain.text.endswith(end)
+    told = ", {s}.release(array_agg(id) FILTER (WHERE flags & 16 = 16)) FROM moved"
+    return Sql(plain.text.replace(guard, "").removesuffix(end) + told)
+
+
+SUCCEED_IN_FLOW = _in_flow(SUCCEED)
 
 # :to is the wanted state: 5 retrying, 2 scheduled (snooze, release with delay), 3 queued (release), 7 failed,
 # 8 cancelled.  :refund gives the try back (snooze and release).  :delay in seconds, ignored where no timer is needed.
