@@ -14,6 +14,7 @@ from typing import Annotated
 from pydantic import AliasChoices, BeforeValidator, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from dispatcher.streams.units import parse_keep
 from state.sql import DEFAULT_SCHEMA, check_schema
 
 __all__ = ["NAMESPACE_PATTERN", "Settings"]
@@ -30,7 +31,14 @@ def _seconds(value: object) -> object:
         return value
 
 
+def _keep(value: object) -> object:
+    """Seconds, or what streams.conf takes: ``30d``, ``forever``."""
+    seconds = _seconds(value)
+    return parse_keep(value) if seconds is value and isinstance(value, str) else seconds
+
+
 Duration = Annotated[timedelta, BeforeValidator(_seconds)]
+Keep = Annotated[timedelta, BeforeValidator(_keep), Field(ge=timedelta(minutes=1))]
 
 
 class Settings(BaseSettings):
@@ -62,6 +70,12 @@ class Settings(BaseSettings):
     """How often the leading relay looks for work that nobody announced: insurance, not the mechanism."""
     outbox_limit: int = Field(default=1_000_000, ge=1)
     """Above this many waiting outbox rows creating a task is refused."""
+    keep_succeeded: Keep = timedelta(days=30)
+    """How long succeeded tasks stay after their end: seconds, or a text such as ``12h``, ``30d``, ``forever``."""
+    keep_failed: Keep = timedelta(days=90)
+    """The same for failed tasks."""
+    keep_cancelled: Keep = timedelta(days=30)
+    """The same for cancelled tasks."""
 
     @field_validator("database_url")
     @classmethod

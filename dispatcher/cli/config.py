@@ -23,6 +23,7 @@ from dispatcher.cli.options import (
 )
 from dispatcher.cli.output import emit, note, table, to_json
 from dispatcher.settings import Settings
+from dispatcher.streams.units import FOREVER
 
 __all__ = ["app"]
 
@@ -95,7 +96,7 @@ def _setting(settings: Settings, name: str, from_flag: bool, from_dev: bool) -> 
     origin = "flag" if from_flag else f"environment {found}" if found else elsewhere
     value = getattr(settings, name)
     if isinstance(value, timedelta):
-        value = f"{value.total_seconds():g}s"
+        value = "forever" if value == FOREVER else f"{value.total_seconds():.10g}s"
     elif isinstance(value, str):
         value = mask(value)
     return Setting(name, value, origin, variables)

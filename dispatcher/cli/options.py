@@ -75,6 +75,7 @@ _CURES = {
     "grace": "seconds, for example 25",
     "backstop": "seconds, for example 30",
     "outbox_limit": "a whole number, for example 1000000",
+    **dict.fromkeys(("keep_succeeded", "keep_failed", "keep_cancelled"), "at least a minute: 30d, 12h, forever"),
     "db_schema": "a name such as dispatcher",
     "namespace": "a name such as dispatcher",
 }

@@ -58,14 +58,18 @@ SELECT f.task_id AS id, y.name AS type, q.name AS queue, {_state("f.state")} AS 
 FROM {{s}}.failures f JOIN {{s}}.types y ON y.id = f.type_id JOIN {{s}}.queues q ON q.id = f.queue_id
 """
 
-_RUNNING = """
+_RUNNING = (
+    """
 SELECT t.id, y.name AS type, q.name AS queue, l.name AS lane, s.worker, t.attempt, t.tries, t.started_at,
        now() - t.started_at AS running_for, s.expires_at AS lease_ends_at, t.flags & 1 = 1 AS cancel_requested,
        p.fraction AS progress, p.message AS progress_message
 FROM {s}.claims c CROSS JOIN LATERAL unnest(c.task_ids, c.attempts) AS h (id, attempt)
     JOIN {s}.tasks t ON t.id = h.id AND t.state = 4 AND t.session_id = c.session_id AND t.attempt = h.attempt
     JOIN {s}.sessions s ON s.id = c.session_id
-    LEFT JOIN {s}.progress p ON p.task_id = t.id AND p.attempt = t.attempt""" + _NAMES + "\n"
+    LEFT JOIN {s}.progress p ON p.task_id = t.id AND p.attempt = t.attempt"""
+    + _NAMES
+    + "\n"
+)
 
 _WORKERS = """
 SELECT s.worker, s.id AS session, s.boot_id, g.started_at AS busy_since, s.lease, s.expires_at AS lease_ends_at,
@@ -77,7 +81,8 @@ FROM {s}.sessions s LEFT JOIN {s}.session_log g ON g.session_id = s.id
 """
 
 # Side tables may hold too much, never too little: every row is checked against the task.
-_WAITING = """
+_WAITING = (
+    """
 SELECT t.id, y.name AS type, q.name AS queue, l.name AS lane, w.waits_for, w.since, w.until, t.attempt
 FROM (
     SELECT x.task_id AS id, x.attempt, CAST(NULL AS int) AS dispatch, 2 AS state, 'time' AS waits_for,
@@ -93,7 +98,10 @@ FROM (
     FROM {s}.dispatch_log d CROSS JOIN LATERAL unnest(d.task_ids, d.attempts, d.dispatches) AS e (id, attempt, dispatch)
     WHERE NOT EXISTS (SELECT FROM {s}.parked x WHERE x.task_id = e.id AND x.attempt = e.attempt)
 ) w JOIN {s}.tasks t ON t.id = w.id AND t.state = w.state AND t.attempt = w.attempt
-    AND (w.dispatch IS NULL OR t.dispatch = w.dispatch)""" + _NAMES + "\n"
+    AND (w.dispatch IS NULL OR t.dispatch = w.dispatch)"""
+    + _NAMES
+    + "\n"
+)
 
 _COUNTS = f"""
 SELECT q.name AS queue, {_state("c.state")} AS state, CAST(sum(c.n) AS bigint) AS tasks
@@ -173,5 +181,7 @@ _VIEWS = {
 
 VIEW_NAMES = tuple(_VIEWS)
 """In the order in which they can be made."""
-SQL_VIEWS = tuple(f"CREATE VIEW {{s}}.{name} AS{text if text[0] == chr(10) else ' ' + text}" for name, text in _VIEWS.items())
+SQL_VIEWS = tuple(
+    f"CREATE VIEW {{s}}.{name} AS{text if text[0] == chr(10) else ' ' + text}" for name, text in _VIEWS.items()
+)
 """The statements that create them; ``{s}`` still stands for the schema."""

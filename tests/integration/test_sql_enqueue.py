@@ -9,15 +9,17 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings as hypothesis_settings, strategies as st
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
 from dispatcher.errors import KeyConflict
 from dispatcher.payload import Payload
 from state.ids import created_at
+from state.registry import REGISTER_TYPES
 from tests.fixtures.apps import app, login, note
 from tests.fixtures.fleet import Fleet, until
-from workers.registration import REGISTER_TYPES
 
 Connection = psycopg.Connection[Any]
 
@@ -65,7 +67,11 @@ async def test_a_trigger_fired_by_a_role_that_may_do_nothing_else_is_pushed(
         theirs.rollback()
         theirs.execute("INSERT INTO public.orders VALUES (8)")
         theirs.commit()
-        for forbidden in ("SELECT FROM dispatcher.tasks", "SELECT FROM dispatcher.v_tasks", "DELETE FROM dispatcher.outbox"):
+        for forbidden in (
+            "SELECT FROM dispatcher.tasks",
+            "SELECT FROM dispatcher.v_tasks",
+            "DELETE FROM dispatcher.outbox",
+        ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 theirs.execute(forbidden)
             theirs.rollback()
@@ -162,7 +168,7 @@ def test_what_workers_registered_are_the_defaults_and_secrets_stay_hidden(connec
     for kind in (login, own_type):
         options = {"names": [kind.name], "options": [json.dumps(kind.registered())]}
         connection.execute(REGISTER_TYPES.psycopg("dispatcher"), options)
-    task, _ = enqueue(connection, "'login', '{\"user\": \"ann\", \"password\": \"hunter2\"}'")
+    task, _ = enqueue(connection, '\'login\', \'{"user": "ann", "password": "hunter2"}\'')
     one, created = enqueue(connection, "'own'")
     assert created and enqueue(connection, "'own'") == (one, False), "the type's own key"
     columns = "queue, lane, max_attempts, tags, key, expires_at > now()"
