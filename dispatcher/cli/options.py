@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import AliasChoices, ValidationError
+from pydantic import ValidationError
 
 from dispatcher.dev.beacon import found
 from dispatcher.errors import ConfigurationError
+from dispatcher.secret_files import variables
 from dispatcher.settings import Settings
 
 __all__ = [
@@ -135,10 +136,7 @@ def require_nats(settings: Settings) -> str:
 
 def variables_of(name: str) -> tuple[str, ...]:
     """The environment variables that set a field of ``Settings``, the strongest first."""
-    alias = Settings.model_fields[name].validation_alias
-    if isinstance(alias, AliasChoices):
-        return tuple(str(choice) for choice in alias.choices)
-    return (f"DISPATCHER_{name.upper()}",)
+    return variables(name, Settings.model_fields[name])
 
 
 def _explain(item: Mapping[str, Any], given: Mapping[str, Any]) -> str:

@@ -74,7 +74,7 @@ class Pruner:
             await self._walk(walk, asked, queues, pruned, dry_run)
         keep_names = longest(self._settings, self._streams, list(queues.values()))
         if keep_names is not None and not dry_run:
-            while len(await self._database.run(prune.PRUNE_SESSION_LOG, {"keep": keep_names, "most": STEP})) == STEP:
+            while await self._database.run(prune.PRUNE_SESSION_LOG, {"keep": keep_names, "most": STEP}):
                 pass
         return pruned
 

@@ -76,7 +76,8 @@ CREATE FUNCTION {s}.canonical(value jsonb) RETURNS text LANGUAGE plpgsql IMMUTAB
 BEGIN
     RETURN CASE jsonb_typeof(value)
         WHEN 'object' THEN '{' || coalesce((
-            SELECT string_agg({s}.canonical_text(e.key) || ':' || {s}.canonical(e.value), ',' ORDER BY e.key COLLATE "C")
+            SELECT string_agg(
+                {s}.canonical_text(e.key) || ':' || {s}.canonical(e.value), ',' ORDER BY e.key COLLATE "C")
             FROM jsonb_each(value) AS e), '') || '}'
         WHEN 'array' THEN '[' || coalesce((
             SELECT string_agg({s}.canonical(e.value), ',' ORDER BY e.n)

@@ -53,7 +53,8 @@ _FAILURES = f"""
 SELECT f.task_id AS id, y.name AS type, q.name AS queue, {_state("f.state")} AS state, {_reason("f.reason")} AS reason,
        f.error, encode(f.fingerprint, 'hex') AS fingerprint, f.finished_at,
        (SELECT x.tries FROM {{s}}.tasks x WHERE x.id = f.task_id) AS tries,
-       (SELECT e.detail ->> 'traceback' FROM {{s}}.tasks x JOIN {{s}}.task_events e ON e.task_id = x.id AND e.seq = x.seq
+       (SELECT e.detail ->> 'traceback'
+        FROM {{s}}.tasks x JOIN {{s}}.task_events e ON e.task_id = x.id AND e.seq = x.seq
         WHERE x.id = f.task_id) AS traceback
 FROM {{s}}.failures f JOIN {{s}}.types y ON y.id = f.type_id JOIN {{s}}.queues q ON q.id = f.queue_id
 """
