@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     )
     """PostgreSQL, as a libpq URL; an SQLAlchemy driver suffix such as ``+psycopg`` is accepted and dropped."""
     database_password: str | None = Field(default=None, repr=False)
-    """The password for PostgreSQL, if it is not in the URL; as a rule given by ``DISPATCHER_DATABASE_PASSWORD_FILE``."""
+    """The password for PostgreSQL, if not in the URL; as a rule given by ``DISPATCHER_DATABASE_PASSWORD_FILE``."""
     nats_url: str | None = Field(
         default=None, repr=False, validation_alias=AliasChoices("DISPATCHER_NATS_URL", "NATS_URL")
     )
@@ -85,7 +85,7 @@ class Settings(BaseSettings):
     nats_key: Path | None = None
     """Its private key (PEM), if it is not in the same file."""
     nats_inbox_prefix: str = Field(default="_INBOX", pattern=r"^[A-Za-z0-9_-]+$")
-    """First token of the subjects that answers come to; a role with its own can be kept from hearing others' answers."""
+    """First token of the subjects that answers come to; a role with its own can be kept from others' answers."""
     db_schema: str = DEFAULT_SCHEMA
     """The PostgreSQL schema that holds our tables."""
     namespace: str = "dispatcher"
@@ -112,7 +112,9 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        **_: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments first, then the environment and the files it names."""
         return init_settings, EnvironmentAndFiles(settings_cls)
