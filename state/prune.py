@@ -32,7 +32,8 @@ WITH asked AS MATERIALIZED (
     LIMIT CAST(:most AS int)
 ), past AS MATERIALIZED (
     SELECT s.n, t.id, t.state
-    FROM seen s CROSS JOIN LATERAL (SELECT * FROM {s}.tasks x WHERE x.id = s.id OFFSET 0) t
+    FROM seen s CROSS JOIN LATERAL (
+        SELECT x.id, x.state, x.flags, x.finished_at FROM {s}.tasks x WHERE x.id = s.id OFFSET 0) t
     WHERE t.finished_at < now() - make_interval(
               secs => CASE t.state WHEN 6 THEN s.succeeded WHEN 7 THEN s.failed WHEN 8 THEN s.cancelled END)
       AND NOT (__KEPT__)
