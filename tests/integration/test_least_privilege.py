@@ -134,7 +134,7 @@ FORBIDDEN = {
     "publisher": ["SELECT args FROM {s}.tasks", "UPDATE {s}.tasks SET state = 6", "DELETE FROM {s}.tasks"],
     "enqueuer": ["SELECT FROM {s}.v_tasks", "SELECT {s}.create_task({s}.uuid7(), 't', 'q', 'high', '', 1, 0)"],
     "relay": ["SELECT args FROM {s}.tasks", "SELECT result FROM {s}.tasks", "UPDATE {s}.tasks SET args = ''"],
-    "worker": ["INSERT INTO {s}.tasks (id) VALUES ({s}.uuid7())", "UPDATE {s}.tasks SET args = ''", "DELETE FROM {s}.tasks"],
+    "worker": ["INSERT INTO {s}.tasks (id) VALUES (NULL)", "UPDATE {s}.tasks SET args = ''", "DELETE FROM {s}.tasks"],
     "operator": ["UPDATE {s}.tasks SET args = ''", "UPDATE {s}.task_events SET reason = 1", "DROP TABLE {s}.tasks"],
     "reader": ["SELECT FROM {s}.tasks", "SELECT {s}.enqueue('t')", "CREATE TABLE {s}.mine ()"],
 }  # fmt: skip
@@ -164,7 +164,10 @@ async def _nats_is_as_narrow(secured: Secured) -> None:
     refused = {
         "publisher": ([task, "$JS.API.STREAM.INFO.guarded-TASKS"], [push, "_INBOX.>"]),
         "relay": (["$JS.API.STREAM.DELETE.guarded-TASKS", "$JS.API.STREAM.PURGE.guarded-TASKS"], [push]),
-        "worker": ([task, "$JS.API.STREAM.DELETE.guarded-TASKS", f"{NAMESPACE}.ctl.cancel"], [push, f"_INBOX_{secured.prefix}relay.>"]),
+        "worker": (
+            [task, "$JS.API.STREAM.DELETE.guarded-TASKS", f"{NAMESPACE}.ctl.cancel"],
+            [push, f"_INBOX_{secured.prefix}relay.>"],
+        ),
         "reader": ([task, "$JS.API.STREAM.DELETE.guarded-TASKS"], [push, "$JS.>"]),
     }  # fmt: skip
     for role, (publishing, hearing) in refused.items():
@@ -209,7 +212,7 @@ async def test_who_is_not_trusted_is_refused_both_ways(secured: Secured) -> None
         url = str(good.database_url)
         for wrong in (url.replace("ca.crt", "other.crt"), url.replace("@localhost", "@127.0.0.1")):
             with pytest.raises(psycopg.OperationalError, match="certificate"):
-                await asyncio.to_thread(psycopg.connect, wrong)
+                await psycopg.AsyncConnection.connect(wrong)
 
 
 async def _refused(settings: Settings) -> BusUnavailable:
