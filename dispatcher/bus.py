@@ -66,6 +66,18 @@ class _Client(Client):
             raise nats_errors.Error("the server offers no TLS, which the settings demand")
         await super()._process_info(info, initial_connection)
 
+    async def _process_connect_init(self) -> None:
+        """Trap of nats-py: after a failed TLS handshake it waits for ever for its transport to be closed."""
+        try:
+            await super()._process_connect_init()
+            if not self.is_connected:  # it takes an end of the stream for an answer
+                raise nats_errors.Error("the server ended the connection; does it ask for a client certificate?")
+        except Exception:
+            transport, self._transport = cast(Any, self._transport), None
+            if transport is not None:
+                transport.close()
+            raise
+
 
 class Bus:
     """One connection to NATS.  Make it with :meth:`connect`; it reconnects for ever, with jitter."""
