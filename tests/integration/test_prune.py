@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -19,12 +18,10 @@ from dispatcher.relay.pruner import Pruned, Pruner
 from dispatcher.settings import Settings
 from dispatcher.streams.config import StreamsConfig, loads
 from dispatcher.streams.units import FOREVER
-from state import prune
 from state.audit import VIOLATIONS
-from state.delete import OWNED
+from state.delete import NOT_OWNED, OWNED
 from state.machine import State
 from tests.integration.made_tasks import Made
-from tests.integration.test_listing_plans import big  # noqa: F401 - a million finished tasks, made once per module
 
 
 @pytest.fixture
@@ -170,21 +167,9 @@ def main_ends_well(*arguments: str) -> None:
     assert end.value.code in (0, None)
 
 
-@pytest.mark.parametrize("mode", ["custom", "generic"])
-def test_no_step_reads_a_whole_table(big: str, mode: str) -> None:  # noqa: F811
-    """A million finished tasks: a step with much to remove, one with nothing, and one behind what is kept."""
-    with psycopg.connect(big, autocommit=True, options=f"-c plan_cache_mode=force_{mode}_plan") as connection:
-        queues = [row[0] for row in connection.execute("SELECT id FROM dispatcher.queues ORDER BY id")]
-        for walk, states in ((prune.SUCCEEDED, ("succeeded",)), (prune.STOPPED, ("failed", "cancelled"))):
-            for seconds in (86400.0, 86400.0 * 3650):
-                keeps = {
-                    state: [seconds if state in states else None] * len(queues)
-                    for state in ("succeeded", "failed", "cancelled")
-                }
-                params = {"queues": queues, "lows": [UUID(int=0)] * len(queues), "most": 500, **keeps}
-                text = "EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF) " + walk.psycopg("dispatcher")
-                plan = "\n".join(row[0] for row in connection.execute(text.encode(), params, prepare=True))
-                for table in ("tasks", "failures"):
-                    assert not re.search(rf"Seq Scan on {table}\b", plan), plan
-                buffers = re.search(r"Buffers: shared(?: hit=(\d+))?(?: read=(\d+))?", plan)
-                assert buffers and sum(int(part or 0) for part in buffers.groups()) < 500 * 6, plan
+def test_every_table_of_a_task_is_dealt_with(made: Made) -> None:
+    found = made.connection.execute(
+        "SELECT table_name FROM information_schema.columns WHERE table_schema = 'dispatcher' AND column_name = 'task_id'"
+        " AND table_name NOT LIKE 'v\\_%'"
+    )
+    assert {row[0] for row in found} == {*OWNED, *NOT_OWNED}
