@@ -169,7 +169,7 @@ def main_ends_well(*arguments: str) -> None:
 
 def test_every_table_of_a_task_is_dealt_with(made: Made) -> None:
     found = made.connection.execute(
-        "SELECT table_name FROM information_schema.columns WHERE table_schema = 'dispatcher' AND column_name = 'task_id'"
-        " AND table_name NOT LIKE 'v\\_%'"
+        "SELECT table_name FROM information_schema.columns"
+        " WHERE table_schema = 'dispatcher' AND column_name = 'task_id' AND table_name NOT LIKE 'v\\_%'"
     )
     assert {row[0] for row in found} == {*OWNED, *NOT_OWNED}
