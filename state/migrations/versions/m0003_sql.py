@@ -8,8 +8,8 @@ from state.migrations.sql_enqueue import SQL_FUNCTIONS, SQL_SIGNATURES
 from state.migrations.sql_views import SQL_VIEWS, VIEW_NAMES
 from state.sql import check_schema
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
