@@ -146,11 +146,15 @@ class TaskType(Generic[P, R, C]):
 
     def registered(self) -> dict[str, Any]:
         """What the database should know of the type, for those who create its tasks without this code."""
+        optional = ("delay", "expires", "key", "key_ttl", "tags", "headers")
         return {
             "queue": self.queue,
             "lane": self.lane,
             "max_attempts": self.max_attempts,
             "secret": list(self.payload.secret_names),
+            "secret_result": self.payload.secret_result,
+            "args_limit": self._limits[0],
+            **{name: self._defaults[name] for name in optional if self._defaults.get(name)},
         }
 
     def __repr__(self) -> str:

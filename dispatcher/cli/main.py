@@ -36,6 +36,8 @@ COMMANDS: dict[str, Place] = {
     "workers": Place("dispatcher.cli.workers", "app", "See which workers are there."),
     "streams": Place("dispatcher.cli.streams", "app", "Check streams.conf and bring the NATS server in line with it."),
     "migrate": Place("dispatcher.cli.migrate", "app", "Create or change the tables in PostgreSQL."),
+    "export": Place("dispatcher.cli.export", "app", "Write least-privilege roles for PostgreSQL and NATS."),
+    "prune": Place("dispatcher.cli.prune", "command", "Remove finished tasks that were kept long enough."),
     "config": Place("dispatcher.cli.config", "app", "Show every setting and where its value comes from."),
     "bench": Place("dispatcher.cli.bench", "app", "Measure speed on real servers."),
     "demo": Place("dispatcher.cli.demo", "app", "See thousands of tasks survive killed processes, with proof."),

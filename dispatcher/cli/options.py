@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import AliasChoices, ValidationError
+from pydantic import ValidationError
 
 from dispatcher.dev.beacon import found
 from dispatcher.errors import ConfigurationError
+from dispatcher.secret_files import variables
 from dispatcher.settings import Settings
 
 __all__ = [
@@ -75,6 +76,7 @@ _CURES = {
     "grace": "seconds, for example 25",
     "backstop": "seconds, for example 30",
     "outbox_limit": "a whole number, for example 1000000",
+    **dict.fromkeys(("keep_succeeded", "keep_failed", "keep_cancelled"), "at least a minute: 30d, 12h, forever"),
     "db_schema": "a name such as dispatcher",
     "namespace": "a name such as dispatcher",
 }
@@ -134,10 +136,7 @@ def require_nats(settings: Settings) -> str:
 
 def variables_of(name: str) -> tuple[str, ...]:
     """The environment variables that set a field of ``Settings``, the strongest first."""
-    alias = Settings.model_fields[name].validation_alias
-    if isinstance(alias, AliasChoices):
-        return tuple(str(choice) for choice in alias.choices)
-    return (f"DISPATCHER_{name.upper()}",)
+    return variables(name, Settings.model_fields[name])
 
 
 def _explain(item: Mapping[str, Any], given: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from dispatcher.metrics import RelayMetrics
 from dispatcher.relay.drain import Drain
 from dispatcher.relay.guard import Guard
 from dispatcher.relay.leader import Leader
+from dispatcher.relay.pruner import Pruner
 from dispatcher.settings import Settings
 from dispatcher.streams.config import StreamsConfig
 from dispatcher.subjects import Subjects
@@ -116,13 +117,19 @@ class Relay:
     async def _lead(self, elected: AsyncConnection[TupleRow]) -> None:
         self.leader = leader = Leader(self._settings, self._streams, self._bus, self.drain, self.name)
         guard = Guard(self._settings, self._streams, self._bus, leader)
+        # named like the others, so that a standby ends it with them
+        pruner = Pruner(Database(self._settings, self.name, statement_timeout="30s"), self._settings, self._streams)
         tasks: list[asyncio.Task[None]] = []
         try:
             await leader.start(elected)
             # before the first drain: a stream that is new to us means that everything published before is gone
             await guard.look_at_streams()
             _log.info("this relay leads")
-            tasks = [asyncio.create_task(guard.run()), asyncio.create_task(leader.run())]
+            tasks = [
+                asyncio.create_task(guard.run()),
+                asyncio.create_task(leader.run()),
+                asyncio.create_task(pruner.run()),
+            ]
             self.led.set()
             self.metrics.active.set(1)
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
