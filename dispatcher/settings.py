@@ -63,6 +63,18 @@ class Settings(BaseSettings):
     outbox_limit: int = Field(default=1_000_000, ge=1)
     """Above this many waiting outbox rows creating a task is refused."""
 
+    processes: int | None = Field(default=None, ge=1, le=1000)
+    """Most child processes of one worker, for task types with ``pool="process"``; as many as there are cores."""
+    process_recycle_after: int | None = Field(default=None, ge=1)
+    """After so many tasks a child process is replaced by a new one; never when not given."""
+    process_memory: int | None = Field(default=None, ge=16)
+    """Megabytes (MiB, resident) that a child process may use.  Above it the child is ended, which costs its task a try;
+    above four fifths of it the child is replaced between two tasks."""
+    log_lines: int = Field(default=200, ge=0, le=10_000)
+    """How many of the last log lines of an attempt are kept with it; 0: none."""
+    log_bytes: int = Field(default=32_768, ge=1024, le=1_048_576)
+    """How many bytes of log lines of an attempt are kept at most."""
+
     @field_validator("database_url")
     @classmethod
     def _plain_driver(cls, value: str | None) -> str | None:

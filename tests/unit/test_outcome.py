@@ -14,7 +14,8 @@ from dispatcher.options import Retry
 from dispatcher.outcomes import Cancel, RetryIn, Snooze
 from state.machine import Reason, State
 from workers.attempt import Outcome, Stop
-from workers.outcome import HandlerTimeout, describe_error, outcome_of_error, outcome_of_stop, storable
+from workers.masked import storable
+from workers.outcome import HandlerTimeout, describe_error, outcome_of_error, outcome_of_stop
 
 MASK = "**********"
 
