@@ -96,16 +96,16 @@ class Child:
 
     def listen(self) -> None:
         """In a thread: pass on what the worker says, and end with it whatever the handler is doing."""
-        while True:
-            frame = receive(self._channel)
-            if frame is None:
-                os._exit(1)
-            if frame[0]["do"] == "stop":
-                job = self._job
-                if job is not None and str(job.context.task_id) == frame[0]["task_id"]:
-                    job.stop()
-            else:
-                self._orders.put(frame)
+        try:
+            while (frame := receive(self._channel)) is not None:
+                if frame[0]["do"] == "stop":
+                    job = self._job
+                    if job is not None and str(job.context.task_id) == frame[0]["task_id"]:
+                        job.stop()
+                else:
+                    self._orders.put(frame)
+        finally:
+            os._exit(1)
 
     def run(self) -> None:
         """Load the app, open its resources, run tasks until told to end."""

@@ -43,7 +43,9 @@ class Processes:
         self._queue_names, self._progress = queue_names, progress
         self._recycle_after = settings.process_recycle_after
         self._most_memory = None if settings.process_memory is None else settings.process_memory << 20
-        self._setup = {"place": place_of(app), "log_format": log_format, "log_lines": settings.log_lines}
+        self._setup = {
+            "do": "open", "place": place_of(app), "log_format": log_format, "log_lines": settings.log_lines,
+        }  # fmt: skip
         self._free = asyncio.Semaphore(settings.processes or os.cpu_count() or 1)
         self._idle: list[Process] = []
         self._busy: dict[Attempt, Process] = {}
