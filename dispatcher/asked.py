@@ -75,7 +75,6 @@ class Asked:
             and self.run_at is None
             and self.delay is None
             and self.expires is None
-            and self.deadline is None
         )
         """Whether nothing optional is asked for: the short statement will do."""
 

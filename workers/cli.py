@@ -44,6 +44,25 @@ RESTART = 70
 """Exit code of a worker that only a new process can replace, as at the end of a lease that it cannot renew."""
 
 
+Queues = Annotated[
+    list[str] | None, typer.Option("--queues", "-q", help="Queues to serve, comma separated or repeated.")
+]
+Concurrency = Annotated[int, typer.Option("--concurrency", "-c", min=1, max=10_000, help="Tasks at a time.")]
+Grace = Annotated[
+    float | None, typer.Option("--grace", min=0, help="Seconds that running tasks get to finish at a stop.")
+]
+Lease = Annotated[
+    float | None, typer.Option("--lease", min=2, help="Seconds of silence after which tasks go to others.")
+]
+Processes = Annotated[
+    int | None, typer.Option("--processes", min=1, help="Child processes at most, for pool='process'; else cores.")
+]
+RecycleAfter = Annotated[
+    int | None, typer.Option("--process-recycle-after", min=1, help="Replace a child after so many tasks.")
+]
+Memory = Annotated[int | None, typer.Option("--process-memory", min=16, help="Megabytes that a child may use.")]
+
+
 class WorkerOptions(TypedDict, total=False):
     """The keyword arguments of ``Worker``."""
 
@@ -105,27 +124,15 @@ def _queue_names(given: list[str] | None) -> list[str]:
 
 def command(
     app: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Where the Dispatcher is, for example shop:app.")],
-    queues: Annotated[
-        list[str] | None, typer.Option("--queues", "-q", help="Queues to serve, comma separated or repeated.")
-    ] = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, max=10_000, help="Tasks at a time.")] = 16,
+    queues: Queues = None,
+    concurrency: Concurrency = 16,
     name: Annotated[str | None, typer.Option("--name", help="Shown in listings.", show_default="host-pid")] = None,
     burst: Annotated[bool, typer.Option("--burst", help="Stop when nothing waits any more.")] = False,
-    grace: Annotated[
-        float | None, typer.Option("--grace", min=0, help="Seconds that running tasks get to finish at a stop.")
-    ] = None,
-    lease: Annotated[
-        float | None, typer.Option("--lease", min=2, help="Seconds of silence after which tasks go to others.")
-    ] = None,
-    processes: Annotated[
-        int | None, typer.Option("--processes", min=1, help="Child processes at most, for pool='process'; else cores.")
-    ] = None,
-    process_recycle_after: Annotated[
-        int | None, typer.Option("--process-recycle-after", min=1, help="Replace a child after so many tasks.")
-    ] = None,
-    process_memory: Annotated[
-        int | None, typer.Option("--process-memory", min=16, help="Megabytes that a child may use.")
-    ] = None,
+    grace: Grace = None,
+    lease: Lease = None,
+    processes: Processes = None,
+    process_recycle_after: RecycleAfter = None,
+    process_memory: Memory = None,
     database_url: DatabaseUrl = None,
     nats_url: NatsUrl = None,
     schema: Schema = None,
@@ -137,17 +144,10 @@ def command(
     """Run tasks that are pushed from the named queues."""
     with guard():
         settings = load_settings(
-            database_url=database_url,
-            nats_url=nats_url,
-            db_schema=schema,
-            namespace=namespace,
-            streams_conf=streams_conf,
-            grace=grace,
-            lease=lease,
-            processes=processes,
-            process_recycle_after=process_recycle_after,
-            process_memory=process_memory,
-        )
+            database_url=database_url, nats_url=nats_url, db_schema=schema, namespace=namespace,
+            streams_conf=streams_conf, grace=grace, lease=lease, processes=processes,
+            process_recycle_after=process_recycle_after, process_memory=process_memory,
+        )  # fmt: skip
         require_nats(settings)
         names = _queue_names(queues)
         dispatcher = load_app(app)

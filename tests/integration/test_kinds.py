@@ -66,11 +66,11 @@ async def test_every_fate_in_every_kind_of_execution(fleet: Fleet) -> None:
     fleet.configure(processes=3, process_memory=256)
     await fleet.relay()
     worker = await fleet.worker(kinds.app, slots=32)
-    others = {kind: fleet.enqueue(kinds.TELL[kind].call("secret", gate="end")) for kind in ("async", "thread", "process")}
-    await until(lambda: len(worker.executor.running) == 3)
-    tasks = {
-        (kind, fate): fleet.enqueue(call(kind, fate)) for kind, expected in EXPECTED.items() for fate in expected
+    others = {
+        kind: fleet.enqueue(kinds.TELL[kind].call("secret", gate="end")) for kind in ("async", "thread", "process")
     }
+    await until(lambda: len(worker.executor.running) == 3)
+    tasks = {(kind, fate): fleet.enqueue(call(kind, fate)) for kind, expected in EXPECTED.items() for fate in expected}
     for (kind, fate), task in tasks.items():
         await fleet.reaches(task, "succeeded", "failed", timeout=40)
         state, reason, tries, error = what_became(fleet, task)
@@ -97,9 +97,7 @@ async def test_outside_the_process_pool_a_worker_dies_with_its_handler(fleet: Fl
     processes = [
         fleet.process("worker", "tests.fixtures.kinds:app", "-c", "2", "-q", queue, "--lease", "2") for queue in queues
     ]
-    others = [
-        fleet.enqueue(kinds.TELL["async"].options(queue=queue).call("secret", gate="end")) for queue in queues
-    ]
+    others = [fleet.enqueue(kinds.TELL["async"].options(queue=queue).call("secret", gate="end")) for queue in queues]
     for process in processes:
         await until(lambda process=process: fleet.is_present(process), 30)
     for other in others:
