@@ -68,8 +68,7 @@ class Settings(BaseSettings):
     process_recycle_after: int | None = Field(default=None, ge=1)
     """After so many tasks a child process is replaced by a new one; never when not given."""
     process_memory: int | None = Field(default=None, ge=16)
-    """Megabytes (MiB, resident) that a child process may use.  Above it the child is ended, which costs its task a try;
-    above four fifths of it the child is replaced between two tasks."""
+    """Megabytes that a child process may use: above it one is ended, above four fifths replaced after its task."""
     log_lines: int = Field(default=200, ge=0, le=10_000)
     """How many of the last log lines of an attempt are kept with it; 0: none."""
     log_bytes: int = Field(default=32_768, ge=1024, le=1_048_576)
