@@ -69,6 +69,7 @@ class Capture(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._users = 0
+        self._inside = False
 
     def start(self) -> None:
         """Begin to listen."""
@@ -86,12 +87,15 @@ class Capture(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Give the record to the attempt in whose context it was made."""
         running = current.get(None)
-        if running is None:
+        if running is None or self._inside:  # validators and texts that log while we find out what to mask
             return
+        self._inside = True  # only one thread at a time is here: logging holds the lock
         try:
             running.log(record)
         except Exception:  # noqa: BLE001 - a record whose text cannot be made must not hurt the handler
             self.handleError(record)
+        finally:
+            self._inside = False
 
 
 capture = Capture()

@@ -91,6 +91,7 @@ class Executor:
                 if limits.deadline_at is not None and limits.deadline_at <= attempt.started_at:
                     raise limits.over()
             if kind.in_process:
+                current.set(attempt)
                 assert self.processes is not None
                 outcome = await self.processes.run(attempt, partial(_restarted, attempt))
             else:
@@ -276,7 +277,8 @@ class Executor:
         if attempt.outcome is None:
             attempt.outcome = outcome_of_stop(Stop.RELEASE, None)
             self._finished(attempt)
-        if self.processes is not None:
+        if attempt.task_type.in_process:
+            assert self.processes is not None
             self.processes.kill(attempt)
         elif attempt.task_type.is_async and attempt.has_slot:
             self.stuck.add(attempt)
