@@ -126,8 +126,10 @@ class Context:
         """For the worker: whether the handler saw that it should stop."""
         return self._seen
 
-    def ask_to_stop(self) -> None:
-        """For the worker: set :attr:`cancelled`."""
+    def ask_to_stop(self, *, overdue: bool = False) -> None:
+        """For the worker: set :attr:`cancelled`, and :attr:`overdue` whatever the clock of this process says."""
+        if overdue:
+            self._soft_at = 0.0
         self._asked = True
         if self._signal is not None:
             self._signal.set()

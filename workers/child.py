@@ -71,9 +71,9 @@ class Job:
         text = None if message is None else storable(str(message), self.secrets)[:_LONGEST_PROGRESS]
         self._child.send({"is": "progress", "fraction": fraction, "message": text})
 
-    def stop(self) -> None:
+    def stop(self, overdue: bool) -> None:
         """The worker wants it to end; called by the listening thread."""
-        self.context.ask_to_stop()
+        self.context.ask_to_stop(overdue=overdue)
         task = self.task
         if task is not None:
             task.get_loop().call_soon_threadsafe(task.cancel)
@@ -101,7 +101,7 @@ class Child:
                 if frame[0]["do"] == "stop":
                     job = self._job
                     if job is not None and str(job.context.task_id) == frame[0]["task_id"]:
-                        job.stop()
+                        job.stop(frame[0]["overdue"])
                 else:
                     self._orders.put(frame)
         finally:

@@ -83,9 +83,9 @@ class Process:
             heard(frame[0])
         raise ProcessDied(await self._how_it_ended())
 
-    def tell_to_stop(self, task_id: str) -> None:
+    def tell_to_stop(self, task_id: str, overdue: bool) -> None:
         """Ask the handler to end: a coroutine is cancelled, a plain function sees ``context().cancelled``."""
-        self._write({"do": "stop", "task_id": task_id})
+        self._write({"do": "stop", "task_id": task_id, "overdue": overdue})
 
     def kill(self) -> None:
         """End it at once."""

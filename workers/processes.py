@@ -88,7 +88,7 @@ class Processes:
         }  # fmt: skip
         timers = []
         if limits.soft_at is not None:
-            timers.append(self._loop.call_later(limits.soft_at - now, child.tell_to_stop, task_id))
+            timers.append(self._loop.call_later(limits.soft_at - now, child.tell_to_stop, task_id, True))
         if limits.hard_at is not None:
             timers.append(self._loop.call_later(limits.hard_at - now, self._overrun, attempt))
         try:
@@ -128,7 +128,7 @@ class Processes:
         elif stop is Stop.FENCE:
             child.kill()
         else:
-            child.tell_to_stop(str(attempt.task_id))
+            child.tell_to_stop(str(attempt.task_id), False)
             patience = _CANCEL_SECONDS if stop is Stop.CANCEL else _RELEASE_SECONDS
             self._loop.call_later(patience, self.kill, attempt, child)
 

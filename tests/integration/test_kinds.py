@@ -225,7 +225,7 @@ async def test_children_are_replaced_after_their_share_and_end_in_order(fleet: F
     worker = await fleet.worker(kinds.app, slots=4)
     pids = [await fleet.enqueue(kinds.leak.call(1)).wait(20) for _ in range(4)]
     assert pids[0] == pids[1] != pids[2] == pids[3]
-    fifth = await fleet.enqueue(kinds.leak.call(280)).wait(20)  # above four fifths: nobody else is blamed for that
+    fifth = await fleet.enqueue(kinds.leak.call(300)).wait(20)  # above four fifths: nobody else is blamed for that
     assert fifth != await fleet.enqueue(kinds.leak.call(1)).wait(20)
     await fleet.stop(worker)
     lines = [(entry.what, entry.pid) for entry in fleet.ledger()]
