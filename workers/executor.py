@@ -89,11 +89,11 @@ class Executor:
             if attempt.meta or kind.timed:
                 limits = limits_of(attempt)
                 if limits.deadline_at is not None and limits.deadline_at <= attempt.started_at:
-                    raise limits.over()
+                    raise limits.deadline_over()
             if kind.in_process:
                 current.set(attempt)
                 assert self.processes is not None
-                outcome = await self.processes.run(attempt, partial(_restarted, attempt))
+                outcome = await self.processes.run(attempt, limits, partial(_restarted, attempt))
             else:
                 args, kwargs = kind.decode(attempt.args)
                 current.set(attempt)

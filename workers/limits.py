@@ -24,8 +24,12 @@ class Limits:
     def over(self) -> Exception:
         """What ends an attempt at ``hard_at``."""
         if self.deadline_at is not None and self.hard_at == self.deadline_at:
-            return DeadlineOver(f"not finished by its deadline, {self.deadline:g} s after its creation")
+            return self.deadline_over()
         return HandlerTimeout(f"still running after {self.hard:g} s")
+
+    def deadline_over(self) -> Exception:
+        """What ends an attempt at ``deadline_at``, also one that has not started yet."""
+        return DeadlineOver(f"not finished by its deadline, {self.deadline:g} s after its creation")
 
     def soft_over(self) -> Exception:
         """What an attempt ends with that stopped when it was asked to."""

@@ -57,9 +57,18 @@ class Processes:
         """The children that run or wait for a task."""
         return [child.pid for child in (*self._idle, *self._busy.values())]
 
-    async def run(self, attempt: Attempt, started: Callable[[], Limits]) -> Outcome:
-        """Run an attempt to its end in a child.  Raises what ends it otherwise, ``ProcessDied`` among others."""
-        async with self._free:
+    async def run(self, attempt: Attempt, limits: Limits, started: Callable[[], Limits]) -> Outcome:
+        """Run an attempt to its end in a child.  Raises what ends it otherwise, ``ProcessDied`` among others.
+
+        While it waits for a child only the deadline counts; ``started`` gives the limits that hold from its start on.
+        """
+        left = None if limits.deadline_at is None else limits.deadline_at - time.monotonic()
+        try:
+            async with asyncio.timeout(left):
+                await self._free.acquire()
+        except TimeoutError:
+            raise limits.deadline_over() from None
+        try:
             child = await self._child()
             self._busy[attempt] = child
             try:
@@ -67,6 +76,8 @@ class Processes:
             finally:
                 del self._busy[attempt]
                 self._put_away(child)
+        finally:
+            self._free.release()
 
     async def _child(self) -> Process:
         while self._idle:

@@ -112,9 +112,11 @@ async def test_a_cancel_ends_a_child_within_a_tenth_of_a_second(bench: Bench, ki
 
 
 async def test_an_attempt_that_waits_for_a_child_never_starts_when_it_is_stopped(bench: Bench) -> None:
-    bench.executor.slots = 3
+    bench.executor.slots = 4
     busy = [bench.start(kinds.PROCESS, "deaf") for _ in range(2)]
     waits = bench.start(kinds.PROCESS, "returns")
+    late = bench.start(kinds.PROCESS, "returns", deadline=5, left=0.1)
+    assert (await bench.outcome(late)).reason is Reason.DEADLINE
     await bench.started(*busy)
     bench.executor.stop_one(waits, Stop.RELEASE)
     assert (await bench.outcome(waits)).reason is Reason.RELEASED
