@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime
-from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 from uuid import UUID
 
-from dispatcher import status
+from dispatcher import attempt_log, status
+from dispatcher.attempt_log import AttemptLog
 from dispatcher.awaiting import guarded
 from dispatcher.call import Call
 from dispatcher.enqueue import enqueue_many
 from dispatcher.errors import OptionError, UnknownTask
 from dispatcher.handle import Task
 from dispatcher.installation import Installation
+from dispatcher.lifecycle import Lifecycle
+from dispatcher.naming import importable
 from dispatcher.options import TASK_CHECKS, TaskOptions, check_options
 from dispatcher.payload import DEFAULT_LIMIT
 from dispatcher.task import TaskType
@@ -57,7 +58,7 @@ class TaskDecorator(Protocol):
     def __call__(self, function: Callable[P, R], /) -> TaskType[P, R, R]: ...
 
 
-class Dispatcher:
+class Dispatcher(Lifecycle):
     """An app: its task types by name.
 
     ``schema`` is the PostgreSQL schema of our tables (default: the setting ``DISPATCHER_DB_SCHEMA``); ``args_limit``
@@ -79,6 +80,7 @@ class Dispatcher:
         """Every registered task type by its stored name."""
         self.aliases: dict[str, TaskType[Any, Any, Any]] = {}
         """The same by older names."""
+        super().__init__()
         self._home = Installation(schema)
         self._limits = (args_limit, result_limit)
 
@@ -212,6 +214,14 @@ class Dispatcher:
         """Run failed or cancelled tasks again from the start.  One answer per id, in order."""
         return _write(tx, "retry", lambda tx: status.retry(tx, ids, actor=actor, schema=self._home.schema))
 
+    @overload
+    def logs(self, tx: SyncTx, task_id: UUID | str, /) -> tuple[AttemptLog, ...]: ...
+    @overload
+    def logs(self, tx: AsyncTx, task_id: UUID | str, /) -> Awaitably[tuple[AttemptLog, ...]]: ...
+    def logs(self, tx: Any, task_id: UUID | str, /) -> Any:
+        """What the attempts of a task logged, oldest first; see :class:`AttemptLog`.  Raises ``TaskNotFound``."""
+        return attempt_log.logs(tx, task_id, schema=self._home.schema)
+
     # last, because inside the class its name hides the built-in one from the annotations below it
     @overload
     def list(self, tx: SyncTx, /, **filters: Unpack[ListFilters]) -> Page: ...
@@ -239,13 +249,7 @@ def _is_plain_or_async(function: Any) -> bool:
 
 
 def _default_name(function: Any) -> str:
-    module = function.__module__
-    if module == "__main__":  # the name must be the same in a worker, which imports the file
-        main = sys.modules["__main__"]
-        spec = getattr(main, "__spec__", None)
-        file = getattr(main, "__file__", None)
-        module = spec.name if spec is not None else Path(file).stem if file else module
-    return f"{module}.{function.__qualname__.rsplit('<locals>.', 1)[-1]}"
+    return f"{importable(function.__module__)}.{function.__qualname__.rsplit('<locals>.', 1)[-1]}"
 
 
 def _from_json(data: bytes) -> Any:

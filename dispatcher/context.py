@@ -6,14 +6,18 @@ handler that asks for it outside a task gets a clear error.
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from typing import Any, Protocol
 from uuid import UUID
 
 from dispatcher.errors import DispatcherError
+from dispatcher.lifecycle import Resource, ResourceNotOpen
 
-__all__ = ["Context", "NoContext", "context", "current"]
+__all__ = ["Context", "NoContext", "Running", "context", "current"]
 
 
 class NoContext(DispatcherError):
@@ -21,13 +25,16 @@ class NoContext(DispatcherError):
 
 
 class Context:
-    """The attempt that is running.  Safe to use from the handler's thread or task."""
+    """The attempt that is running.  Safe to use from the handler's thread or task; the same in child processes."""
 
     __slots__ = (
         "_asked",
+        "_hard_at",
         "_report",
+        "_resources",
         "_seen",
         "_signal",
+        "_soft_at",
         "attempt",
         "headers",
         "max_attempts",
@@ -48,6 +55,9 @@ class Context:
         max_attempts: int,
         headers: dict[str, str],
         report: Callable[[float, str | None], None],
+        resources: Mapping[str, Resource[Any]],
+        soft_at: float | None = None,
+        hard_at: float | None = None,
     ) -> None:
         self.task_id = task_id
         """The task's id: stable over all attempts, so it can serve as an idempotency key towards other systems."""
@@ -61,6 +71,8 @@ class Context:
         self.max_attempts = max_attempts
         self.headers = headers
         self._report = report
+        self._resources = resources
+        self._soft_at, self._hard_at = soft_at, hard_at
         self._asked = False
         self._signal: threading.Event | None = None
         self._seen = False
@@ -74,9 +86,20 @@ class Context:
             raise ValueError(f"progress must be between 0 and 1, not {fraction!r}")
         self._report(float(fraction), message)
 
+    def resource(self, name: str) -> Any:
+        """What the ``@app.resource`` of that name yielded here.  Raises ``ResourceNotOpen`` if there is none."""
+        try:
+            found = self._resources[name]
+        except KeyError:
+            raise ResourceNotOpen(f"the app has no resource {name!r}") from None
+        return found.get()
+
     @property
     def cancelled(self) -> bool:
-        """Whether the attempt was asked to stop: a plain function should look at it from time to time and return."""
+        """Whether the attempt was asked to stop: a plain function should look at it from time to time and return.
+
+        Asked by a cancel, a stopping worker, the soft timeout or the timeout.
+        """
         self._seen = self._seen or self._asked
         return self._asked
 
@@ -89,19 +112,42 @@ class Context:
         return self.cancelled
 
     @property
+    def overdue(self) -> bool:
+        """Whether the soft timeout has passed: tells it from a cancel."""
+        return self._soft_at is not None and time.monotonic() >= self._soft_at
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds until the attempt is ended, by its timeout or the task's deadline; ``None``: no limit."""
+        return None if self._hard_at is None else max(0.0, self._hard_at - time.monotonic())
+
+    @property
     def obeyed(self) -> bool:
         """For the worker: whether the handler saw that it should stop."""
         return self._seen
 
-    def ask_to_stop(self) -> None:
-        """For the worker: set :attr:`cancelled`."""
+    def ask_to_stop(self, *, overdue: bool = False) -> None:
+        """For the worker: set :attr:`cancelled`, and :attr:`overdue` whatever the clock of this process says."""
+        if overdue:
+            self._soft_at = 0.0
         self._asked = True
         if self._signal is not None:
             self._signal.set()
 
 
-current: ContextVar[Callable[[], Context]] = ContextVar("dispatcher_context")
-"""Set by the worker.  A function: most handlers never ask, and building a context costs more than asking."""
+class Running(Protocol):
+    """What the worker puts into :data:`current`: a function, because most handlers never ask for their context, and
+    building one costs more than asking."""
+
+    def __call__(self) -> Context:
+        """The context, built when first asked for."""
+
+    def log(self, record: logging.LogRecord) -> None:
+        """Keep what the handler logged."""
+
+
+current: ContextVar[Running] = ContextVar("dispatcher_context")
+"""Set by the worker."""
 
 
 def context() -> Context:

@@ -63,7 +63,7 @@ def _optional(order: Order) -> dict[str, Any]:
     return {
         "run_at": asked.run_at,
         "delay": asked.delay,
-        "expires": asked.expires,
+        "expires": asked.expires_in(),
         "meta": asked.meta,
         "key": asked.key,
         "args_hash": None if asked.key is None else order.payload.digest(order.args),

@@ -126,6 +126,17 @@ class Settings(BaseSettings):
             self.__dict__["database_url"] = _with_password(self.database_url, self.database_password)
         return self
 
+    processes: int | None = Field(default=None, ge=1, le=1000)
+    """Most child processes of one worker, for task types with ``pool="process"``; as many as there are cores."""
+    process_recycle_after: int | None = Field(default=None, ge=1)
+    """After so many tasks a child process is replaced by a new one; never when not given."""
+    process_memory: int | None = Field(default=None, ge=16)
+    """Megabytes that a child process may use: above it one is ended, above four fifths replaced after its task."""
+    log_lines: int = Field(default=200, ge=0, le=10_000)
+    """How many of the last log lines of an attempt are kept with it; 0: none."""
+    log_bytes: int = Field(default=32_768, ge=1024, le=1_048_576)
+    """How many bytes of log lines of an attempt are kept at most."""
+
     @field_validator("database_url")
     @classmethod
     def _plain_driver(cls, value: str | None) -> str | None:

@@ -14,7 +14,7 @@ from dispatcher.enqueue import enqueue
 from dispatcher.errors import OptionError
 from dispatcher.handle import Task
 from dispatcher.installation import Installation
-from dispatcher.options import CALL_CHECKS, CallOptions, check_options
+from dispatcher.options import CALL_CHECKS, CallOptions, check_options, check_times
 from dispatcher.payload import Payload
 from dispatcher.retry import Retry
 from dispatcher.tx import AsyncTx, SyncTx
@@ -44,12 +44,19 @@ class TaskType(Generic[P, R, C]):
         self.name = name
         self.aliases: tuple[str, ...] = options.get("aliases", ())
         self.is_async = inspect.iscoroutinefunction(function)
+        pool = options.get("pool")
+        if pool == "thread" and self.is_async:
+            raise OptionError(f"{name!r} is async and runs on the event loop: leave pool out, or say pool='process'")
+        self.in_process = pool == "process"
+        """Whether it runs in a child process."""
         self._home = home
         self._limits = limits
         self._defaults = {key: value for key, value in options.items() if key in CALL_CHECKS}
         self._overrides: Mapping[str, Any] = {}
         self._payload: Payload | None = None
         self._asked: Asked | None = None
+        self.timed = self.timeout is not None or self.soft_timeout is not None
+        """Whether its attempts have a time limit when a call says nothing else."""
 
     # what a worker needs --------------------------------------------------------------------------------------------
 
@@ -72,6 +79,11 @@ class TaskType(Generic[P, R, C]):
     def timeout(self) -> float | None:
         """Seconds one attempt may run when a call says nothing else; ``None``: for ever."""
         return self._defaults.get("timeout")
+
+    @property
+    def soft_timeout(self) -> float | None:
+        """Seconds after which an attempt is asked to come to an end when a call says nothing else."""
+        return self._defaults.get("soft_timeout")
 
     @property
     def max_attempts(self) -> int:
@@ -121,6 +133,7 @@ class TaskType(Generic[P, R, C]):
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._overrides = merge(self._overrides, checked)
+        check_times(merge(self._defaults, other._overrides))
         other._asked = None
         return other
 

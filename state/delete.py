@@ -19,6 +19,7 @@ OWNED: tuple[str, ...] = (
     "task_keys",
     "timers",
     "parked",
+    "attempt_logs",
 )
 """Tables with a column ``task_id`` and an index on it: their rows are deleted with the task."""
 NOT_OWNED = MappingProxyType(

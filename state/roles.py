@@ -64,7 +64,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     "worker": {
         "tasks": f"SELECT, UPDATE ({_MOVE}, result)",
         **_NAMES,
-        **{name: "INSERT" for name in ("task_events", "task_counts", "outbox", "quarantine")},
+        **{name: "INSERT" for name in ("task_events", "task_counts", "outbox", "quarantine", "attempt_logs")},
         **{name: _ALL for name in ("sessions", "timers", "parked")},
         "session_log": "SELECT, INSERT",
         "claims": "SELECT, INSERT, DELETE",

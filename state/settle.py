@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from state.sql import Sql
 
-__all__ = ["LEAVE", "PROGRESS", "SUCCEED"]
+__all__ = ["LEAVE", "LEAVE_LOGGED", "PROGRESS", "SUCCEED", "SUCCEED_LOGGED"]
 
 # Returns one row: NULL if every outcome was accepted, otherwise the positions in :ids (from 1) of those that were.
 # Rows that were locked by others are not among them and are tried again.
-SUCCEED = Sql("""
+_SUCCEED = """
 WITH locked AS MATERIALIZED (
     SELECT t.ctid AS place, t.id, i.n, i.result
     FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:results AS bytea[]))
@@ -40,11 +40,12 @@ WITH locked AS MATERIALIZED (
 )
 SELECT CASE WHEN count(*) < cardinality(CAST(:ids AS uuid[])) THEN coalesce(array_agg(CAST(n AS int)), '{}') END
 FROM moved
-""")
+"""
+SUCCEED = Sql(_SUCCEED)
 
 # :to is the wanted state: 5 retrying, 2 scheduled (snooze, release with delay), 3 queued (release), 7 failed,
 # 8 cancelled.  :refund gives the try back (snooze and release).  :delay in seconds, ignored where no timer is needed.
-LEAVE = Sql("""
+_LEAVE = """
 WITH input AS MATERIALIZED (
     SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:to AS int[]), CAST(:reasons AS int[]),
                          CAST(:delays AS float8[]), CAST(:refunds AS int[]), CAST(:details AS text[]))
@@ -101,7 +102,20 @@ WITH input AS MATERIALIZED (
     GROUP BY 1, 2
 )
 SELECT id, state FROM moved
-""")
+"""
+LEAVE = Sql(_LEAVE)
+
+# The same two with log lines, used for batches in which a handler logged: the lines of what was accepted, no others.
+_LOGGED = """, logged AS (
+    INSERT INTO {s}.attempt_logs (task_id, attempt, dropped, lines)
+    SELECT g.id, g.attempt, g.dropped, CAST(g.lines AS jsonb)
+    FROM unnest(CAST(:log_ids AS uuid[]), CAST(:log_attempts AS int[]), CAST(:log_dropped AS int[]),
+                CAST(:log_lines AS text[])) AS g (id, attempt, dropped, lines)
+    JOIN moved m ON m.id = g.id
+)
+"""
+SUCCEED_LOGGED = Sql(_SUCCEED.replace("\nSELECT CASE WHEN count", f"{_LOGGED}SELECT CASE WHEN count"))
+LEAVE_LOGGED = Sql(_LEAVE.replace("\nSELECT id, state", f"{_LOGGED}SELECT id, state"))
 
 PROGRESS = Sql("""
 INSERT INTO {s}.progress (task_id, attempt, fraction, message)

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from state.columns import TIME, check, col, metadata, opt, serial, vacuum_after
 
@@ -181,6 +182,19 @@ Table(
     PrimaryKeyConstraint("task_id"),
     check("progress_fraction_range", "fraction BETWEEN 0 AND 1"),
     postgresql_with={"fillfactor": 50},
+)
+Table(
+    "attempt_logs",
+    metadata,
+    col("task_id", Uuid),
+    col("attempt", Integer),
+    col("at", TIME, "now()"),
+    col("dropped", Integer),
+    col("lines", JSONB),
+    PrimaryKeyConstraint("task_id", "attempt"),
+    check("attempt_logs_dropped_counts", "dropped >= 0"),
+    check("attempt_logs_lines_listed", "jsonb_typeof(lines) = 'array'"),
+    postgresql_with={"autovacuum_vacuum_insert_scale_factor": 0.1},
 )
 Table(
     "streams_seen",

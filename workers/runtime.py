@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -31,14 +30,17 @@ from dispatcher.task import TaskType
 from state.machine import State
 from state.registry import OUTBOX_WAITS
 from workers.attempt import Attempt, Stop
+from workers.capture import capture
 from workers.claimer import Claimer
 from workers.executor import Executor
+from workers.housekeeping import keep_house
 from workers.inbox import Inbox
 from workers.lanes import Lanes
 from workers.lease import LeaseKeeper
 from workers.measure import Measure
 from workers.pace import Pace
 from workers.presence import Presence
+from workers.processes import Processes
 from workers.registration import register
 from workers.session import Session
 from workers.sessions import Sessions
@@ -48,9 +50,6 @@ __all__ = ["Worker"]
 
 _log = logging.getLogger("dispatcher.worker")
 
-_HOUSEKEEPING_SECONDS = 0.25
-_LONGEST_AHEAD_SECONDS = 1.0
-_LONGEST_WAIT_SECONDS = 1.0
 _STUCK_SECONDS = 0.25
 
 
@@ -71,8 +70,10 @@ class Worker:
         slots: int = 16,
         name: str | None = None,
         burst: bool = False,
+        log_format: str | None = None,
     ) -> None:
         self._app, self._settings, self._bus, self._burst = app, settings, bus, burst
+        self._log_format = log_format
         self.boot_id: UUID = uuid4()
         self.name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._subjects = Subjects(settings.namespace)
@@ -89,6 +90,8 @@ class Worker:
         self._settled_at = time.monotonic()
         self.ready = asyncio.Event()
         """Set when the worker receives tasks."""
+        self.must_restart = False
+        """Whether it drained because too many handlers do not come back: only a new process gets rid of them."""
         self._draining = asyncio.Event()
         self._started_at = datetime.now(UTC)
 
@@ -101,6 +104,16 @@ class Worker:
         types, queue_names = await register(self._app, self.lanes, self._claims, self._queues)
         self._types.update(types)
         self._queue_names.update(queue_names)
+        async with self._app.worker_life():
+            if self._settings.log_lines:
+                capture.start()
+            try:
+                await self._work()
+            finally:
+                if self._settings.log_lines:
+                    capture.stop()
+
+    async def _work(self) -> None:
         self._build()
         try:
             await self.lanes.ensure(max(self.pace.want, 64))
@@ -114,7 +127,7 @@ class Worker:
                         "sessions": self.sessions.close_when_idle(),
                         "presence": self._presence.run(),
                         "guard": self.lanes.guard(),
-                        "housekeeping": self._housekeeping(),
+                        "housekeeping": keep_house(self._bus, self.lanes, self.inbox, self.executor),
                         "bus": self._leave_when_bus_is_closed(),
                     }.items()
                 ]
@@ -132,7 +145,14 @@ class Worker:
         self.inbox = Inbox(self._bus, self._unreadable, self._may_wait)
         self.sessions = Sessions(self._settings, self._claims, self.name, self.boot_id)
         self.settler = Settler(self._settles, self._bus, self._subjects, self.sessions, self._settled)
-        self.executor = Executor(self.pace.slots, self._queue_names, self.settler.finished, self.settler.progress)
+        self.executor = Executor(
+            self.pace.slots, self._queue_names, self._settings, self._app.resources, self.settler.finished,
+            self.settler.progress, self._too_many_stuck,
+        )  # fmt: skip
+        if any(kind.in_process for kind in self._types.values()):
+            self.executor.processes = Processes(
+                self._app, self._settings, self._queue_names, self.settler.progress, self._log_format
+            )
         self.sessions.keeper = LeaseKeeper(self._settings, self.boot_id, self._cancel_in, self._lost, self._must_leave)
         self.claimer = Claimer(
             self._claims, self._bus, self.inbox, self.sessions, self._types, self.name,
@@ -152,6 +172,7 @@ class Worker:
             "queues": self._queues,
             "slots": self.pace.slots,
             "running": len(self.executor.running),
+            "processes": len(self.executor.processes.pids) if self.executor.processes else 0,
             "version": version("jetstream-dispatcher"),
             "started_at": self._started_at.isoformat(),
             "draining": self._draining.is_set(),
@@ -187,6 +208,11 @@ class Worker:
         self.pace.settled(len(attempts), more=bool(len(self.inbox) or self.executor.ready))
         self.claimer.has_room.set()
 
+    def _too_many_stuck(self) -> None:
+        _log.critical("more handlers than slots run over their limit and do not come back; this worker must restart")
+        self.must_restart = True
+        self.drain()
+
     def _cancel(self, task_id: UUID, number: int) -> None:
         attempt = self.executor.running.get(task_id)
         if attempt is not None and attempt.number == number:
@@ -207,23 +233,6 @@ class Worker:
         return any(held.session is session and held.started_at and held.outcome is None for held in running)
 
     # loops ----------------------------------------------------------------------------------------------------------
-
-    async def _housekeeping(self) -> None:
-        """Keep messages of running tasks quiet; give back what was received or claimed but does not get its turn."""
-        while True:
-            await asyncio.sleep(_HOUSEKEEPING_SECONDS)
-            now = time.monotonic()
-            quiet: list[str] = []
-            for attempt in list(self.executor.running.values()):
-                shown = max(attempt.shown_at, attempt.delivery.received_at)
-                if now - shown > self.lanes.quiet_seconds:
-                    attempt.shown_at = now
-                    quiet.extend(attempt.delivery.replies)
-            await self._bus.in_progress(quiet)
-            for attempt in [a for a in self.executor.ready if now - a.claimed_at > _LONGEST_AHEAD_SECONDS]:
-                self.executor.stop_one(attempt, Stop.RELEASE)
-            for delivery in self.inbox.take_older(now - _LONGEST_WAIT_SECONDS):  # another worker may have a slot
-                await self._bus.nak(delivery.replies, random.uniform(0.1, 1.0))
 
     async def _leave_when_bus_is_closed(self) -> None:
         await self._bus.closed.wait()
@@ -279,6 +288,6 @@ class Worker:
         await self._presence.stop()
         if self.sessions.keeper is not None:
             await asyncio.to_thread(self.sessions.keeper.stop)
-        self.executor.close()
+        await self.executor.close()
         await self._claims.close()
         await self._settles.close()

@@ -109,6 +109,7 @@ class Settler:
         if len(undecided) == 1:
             _log.error("the outcome of task %s cannot be written: %s", undecided[0].task_id, error)
             undecided[0].outcome = Outcome(State.FAILED, reason=Reason.UNSERIALISABLE, detail=_unwritable(error))
+            undecided[0].lines = None
         for attempt in undecided:
             try:
                 await self._settle_all([attempt])
@@ -141,12 +142,14 @@ class Settler:
             await self._announce(session, settled, accepted)
 
     async def _succeed(self, attempts: list[Attempt], params: dict[str, Any]) -> dict[UUID, State]:
-        [(positions,)] = await self._database.run(settle.SUCCEED, params)
+        sql = settle.SUCCEED_LOGGED if "log_ids" in params else settle.SUCCEED
+        [(positions,)] = await self._database.run(sql, params)
         taken = attempts if positions is None else [attempts[n - 1] for n in positions]
         return {attempt.delivery.task_id: State.SUCCEEDED for attempt in taken}
 
     async def _leave(self, params: dict[str, Any]) -> dict[UUID, State]:
-        return {row[0]: State(row[1]) for row in await self._database.run(settle.LEAVE, params)}
+        sql = settle.LEAVE_LOGGED if "log_ids" in params else settle.LEAVE
+        return {row[0]: State(row[1]) for row in await self._database.run(sql, params)}
 
     @staticmethod
     def _params(session: Session, attempts: list[Attempt], succeeded: bool) -> dict[str, Any]:
@@ -155,6 +158,12 @@ class Settler:
             "ids": [attempt.delivery.task_id for attempt in attempts],
             "attempts": [attempt.delivery.attempt for attempt in attempts],
         }
+        logged = [(attempt, *attempt.lines.packed()) for attempt in attempts if attempt.lines is not None]
+        if logged:
+            params["log_ids"] = [attempt.task_id for attempt, _, _ in logged]
+            params["log_attempts"] = [attempt.number for attempt, _, _ in logged]
+            params["log_dropped"] = [dropped for _, dropped, _ in logged]
+            params["log_lines"] = [lines for _, _, lines in logged]
         outcomes = [attempt.outcome for attempt in attempts if attempt.outcome is not None]
         if succeeded:
             params["results"] = [outcome.result for outcome in outcomes]

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dispatcher import status
+from dispatcher import attempt_log, status
+from dispatcher.attempt_log import AttemptLog
 from dispatcher.cli.asking import actor, ago, asking, moment
 from dispatcher.cli.failures import CONFLICT, NOT_FOUND
 from dispatcher.cli.options import DatabaseUrl, Json, Schema, load_settings
@@ -54,11 +55,12 @@ def list_tasks(
 
 @app.command()
 def show(task_id: TaskId, database_url: DatabaseUrl = None, schema: Schema = None, json: Json = False) -> None:
-    """Show everything about one task; secret arguments and results are masked."""
+    """Show everything about one task, with what its attempts logged; secret arguments and results are masked."""
     settings = load_settings(database_url=database_url, db_schema=schema)
     with asking(settings) as connection:
         task = status.get(connection, task_id, schema=settings.db_schema)
-    emit(task.to_json(), json, lambda: _task(task))
+        logs = attempt_log.logs(connection, task_id, schema=settings.db_schema)
+    emit({**task.to_json(), "logs": [log.to_json() for log in logs]}, json, lambda: _task(task) + _logs(logs))
 
 
 @app.command()
@@ -151,6 +153,19 @@ def _task(task: TaskInfo) -> str:
     if error and error["traceback"]:
         lines.append(printable(error["traceback"]))
     return "\n".join(lines)
+
+
+def _logs(logs: tuple[AttemptLog, ...]) -> str:
+    lines = []
+    for log in logs:
+        before = f", {log.dropped} lines before these not kept" if log.dropped else ""
+        lines.append(f"\nlog of attempt {log.attempt}{before}")
+        lines += [
+            f"  {line.at.isoformat(timespec='milliseconds')} {line.level:7} {printable(line.logger)}: "
+            + printable(line.message).replace("\n", "\n    ")
+            for line in log.lines
+        ]
+    return "\n".join(["", *lines]) if lines else ""
 
 
 def _value(value: Any) -> str:

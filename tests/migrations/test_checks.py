@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from state.machine import LEGAL_MOVES, State
+from state.machine import LEGAL_MOVES, Reason, State
 
 ID = "018f0000-0000-7000-8000-000000000001"
 NOW = "2026-01-01T00:00:00Z"
@@ -34,6 +34,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "failures": {"task_id": ID, "tenant_id": 0, "queue_id": 1, "type_id": 1, "state": 7, "reason": 1},
     "task_labels": {"kind": 1, "value": "vip", "task_id": ID},
     "progress": {"task_id": ID, "attempt": 1, "fraction": 0.5},
+    "attempt_logs": {"task_id": ID, "attempt": 1, "dropped": 0, "lines": "[]"},
 }
 RUNNING = {"state": 4, "tries": 1, "started_at": NOW, "session_id": 1}
 SUCCEEDED = {"state": 6, "tries": 1, "started_at": NOW, "finished_at": NOW}
@@ -59,7 +60,7 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("types_name_length", "types", {"name": "x" * 201}),
     ("tasks_state_known", "tasks", {"state": 0}),
     ("tasks_state_known", "tasks", {"state": 9, "finished_at": NOW}),
-    ("tasks_reason_known", "tasks", {"reason": 15}),
+    ("tasks_reason_known", "tasks", {"reason": max(Reason) + 1}),
     ("tasks_numbers_positive", "tasks", {"attempt": 0}),
     ("tasks_numbers_positive", "tasks", {"generation": 0}),
     ("tasks_numbers_positive", "tasks", {"dispatch": 0}),
@@ -92,6 +93,8 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("task_labels_value_length", "task_labels", {"value": "x" * 201}),
     ("progress_fraction_range", "progress", {"fraction": 1.01}),
     ("progress_fraction_range", "progress", {"fraction": -0.01}),
+    ("attempt_logs_dropped_counts", "attempt_logs", {"dropped": -1}),
+    ("attempt_logs_lines_listed", "attempt_logs", {"lines": "{}"}),
 ]
 
 

@@ -87,6 +87,7 @@ def test_stored_numbers_never_change() -> None:
         "snoozed",
         "released",
         "redispatched",
+        "deadline",
     ]
-    assert [int(reason) for reason in Reason] == list(range(1, 15))
+    assert [int(reason) for reason in Reason] == list(range(1, 16))
     assert {flag.name: int(flag) for flag in Flag} == {"CANCEL": 1, "KEYED": 2, "LABELLED": 4, "SECRET_RESULT": 8}
