@@ -11,7 +11,8 @@ from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overloa
 from uuid import UUID
 
 from dispatcher import status
-from dispatcher.awaiting import guarded
+from dispatcher.app_many import Many
+from dispatcher.awaiting import written
 from dispatcher.call import Call
 from dispatcher.enqueue import enqueue_many
 from dispatcher.errors import OptionError, UnknownTask
@@ -21,7 +22,7 @@ from dispatcher.options import TASK_CHECKS, TaskOptions, check_options
 from dispatcher.payload import DEFAULT_LIMIT
 from dispatcher.task import TaskType
 from dispatcher.task_info import Answer, Event, Page, QueueInfo, TaskInfo
-from dispatcher.tx import AsyncTx, SyncTx, is_async, resolved
+from dispatcher.tx import AsyncTx, SyncTx
 from state.machine import State
 
 __all__ = ["Dispatcher", "ListFilters"]
@@ -57,7 +58,7 @@ class TaskDecorator(Protocol):
     def __call__(self, function: Callable[P, R], /) -> TaskType[P, R, R]: ...
 
 
-class Dispatcher:
+class Dispatcher(Many):
     """An app: its task types by name.
 
     ``schema`` is the PostgreSQL schema of our tables (default: the setting ``DISPATCHER_DB_SCHEMA``); ``args_limit``
@@ -202,7 +203,7 @@ class Dispatcher:
     def cancel(self, tx: AsyncTx, /, *ids: UUID | str, actor: str | None = None) -> Awaitably[list[Answer]]: ...
     def cancel(self, tx: Any, /, *ids: UUID | str, actor: str | None = None) -> Any:
         """Cancel tasks: waiting ones at once, running ones are asked to stop.  One answer per id, in order."""
-        return _write(tx, "cancel", lambda tx: status.cancel(tx, ids, actor=actor, schema=self._home.schema))
+        return written(tx, "cancel", lambda tx: status.cancel(tx, ids, actor=actor, schema=self._home.schema))
 
     @overload
     def retry(self, tx: SyncTx, /, *ids: UUID | str, actor: str | None = None) -> list[Answer]: ...
@@ -210,7 +211,7 @@ class Dispatcher:
     def retry(self, tx: AsyncTx, /, *ids: UUID | str, actor: str | None = None) -> Awaitably[list[Answer]]: ...
     def retry(self, tx: Any, /, *ids: UUID | str, actor: str | None = None) -> Any:
         """Run failed or cancelled tasks again from the start.  One answer per id, in order."""
-        return _write(tx, "retry", lambda tx: status.retry(tx, ids, actor=actor, schema=self._home.schema))
+        return written(tx, "retry", lambda tx: status.retry(tx, ids, actor=actor, schema=self._home.schema))
 
     # last, because inside the class its name hides the built-in one from the annotations below it
     @overload
@@ -223,12 +224,6 @@ class Dispatcher:
 
     def __repr__(self) -> str:
         return f"Dispatcher({self.name!r}, {len(self.task_types)} task types)"
-
-
-def _write(tx: Any, what: str, work: Callable[[Any], Any]) -> Any:
-    """A forgotten ``await`` on a change is as bad as one on an enqueue."""
-    tx = resolved(tx)
-    return guarded(tx, what, lambda: work(tx)) if is_async(tx) else work(tx)
 
 
 def _is_plain_or_async(function: Any) -> bool:

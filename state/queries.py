@@ -5,7 +5,7 @@ from __future__ import annotations
 from state.listing import Shape, listing
 from state.sql import Sql
 
-__all__ = ["BACKLOG", "COUNTS", "HISTORY", "ONE", "OUTCOME", "QUEUES", "page"]
+__all__ = ["BACKLOG", "COUNTS", "HISTORY", "ONE", "OUTCOME", "QUEUES", "ids", "page"]
 
 # The order is that of dispatcher.status; every sub-select finds its row by a primary key.
 _COLUMNS = """
@@ -90,3 +90,8 @@ FROM {s}.queues q LEFT JOIN depth d ON d.queue_id = q.id ORDER BY q.name
 def page(shape: Shape) -> Sql:
     """The listing statement for these filters, with the columns that ``ONE`` has except arguments and result."""
     return listing(shape, _LISTED)
+
+
+def ids(shape: Shape) -> Sql:
+    """The same with nothing but the ids."""
+    return listing(shape, "p.id")

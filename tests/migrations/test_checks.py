@@ -27,6 +27,7 @@ GOOD: dict[str, dict[str, Any]] = {
         "created_at": NOW,
         "args": b"",
     },
+    "deletions": {"id": ID, "filter": "{}", "deleted": 0},
     "task_events": {"task_id": ID, "seq": 1, "to_state": 3, "attempt": 1},
     "relay_state": {"singleton": True},
     "timers": {"task_id": ID, "kind": 1, "attempt": 1, "due_at": NOW},
@@ -92,6 +93,7 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("task_labels_value_length", "task_labels", {"value": "x" * 201}),
     ("progress_fraction_range", "progress", {"fraction": 1.01}),
     ("progress_fraction_range", "progress", {"fraction": -0.01}),
+    ("deletions_count_positive", "deletions", {"deleted": -1}),
 ]
 
 
