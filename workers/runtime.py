@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import platform
 import random
 import socket
 import time
@@ -32,7 +33,9 @@ from state.machine import State
 from state.registry import OUTBOX_WAITS
 from workers.attempt import Attempt, Stop
 from workers.claimer import Claimer
+from workers.control import Control, Patience
 from workers.executor import Executor
+from workers.holdings import Holdings
 from workers.inbox import Inbox
 from workers.lanes import Lanes
 from workers.lease import LeaseKeeper
@@ -90,11 +93,17 @@ class Worker:
         self.ready = asyncio.Event()
         """Set when the worker receives tasks."""
         self._draining = asyncio.Event()
+        self._patience = Patience()
         self._started_at = datetime.now(UTC)
 
     def drain(self) -> None:
         """Orderly stop: take nothing new, finish what runs within the grace time, give back the rest."""
         self._draining.set()
+
+    def stop(self) -> None:
+        """Drain without grace: what runs is given back now, also in a drain that has begun."""
+        self._patience.end()
+        self.drain()
 
     async def run(self) -> None:
         """Work until drained.  Raises ``ConfigurationError`` or ``SchemaError`` before anything is taken."""
@@ -139,8 +148,11 @@ class Worker:
             self._room, self._start, self.executor.running, self.settler.tell,
         )  # fmt: skip
         self._presence = Presence(
-            self._bus, self._subjects, self.describe, lambda: self.pace.want + self.claimer.away, self._cancel
-        )
+            self._bus, self._subjects, self.describe,
+            Holdings(self.executor, self.inbox, self._types, self._queue_names).answer,
+            lambda: self.pace.want + self.claimer.away, self._cancel,
+            Control(self._bus, self.name, self.boot_id, self.drain, self.stop).asked,
+        )  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
         """What ``dispatcher workers list`` shows."""
@@ -152,7 +164,10 @@ class Worker:
             "queues": self._queues,
             "slots": self.pace.slots,
             "running": len(self.executor.running),
+            "executing": self.executor.executing,
+            "received": len(self.inbox),
             "version": version("jetstream-dispatcher"),
+            "python": platform.python_version(),
             "started_at": self._started_at.isoformat(),
             "draining": self._draining.is_set(),
         }
@@ -255,7 +270,7 @@ class Worker:
         await self.claimer.quiet.wait()
         for attempt in list(self.executor.ready):
             self.executor.stop_one(attempt, Stop.RELEASE)
-        if not await self._all_settled(self._settings.grace.total_seconds()):
+        if not await self._patience.wait(self._all_settled(self._settings.grace.total_seconds())):
             for attempt in list(self.executor.running.values()):
                 self.executor.stop_one(attempt, Stop.RELEASE)
             if not await self._all_settled(2.0):
