@@ -16,6 +16,7 @@ from dispatcher.awaiting import written
 from dispatcher.call import Call
 from dispatcher.enqueue import enqueue_many
 from dispatcher.errors import OptionError, UnknownTask
+from dispatcher.explain.answer import Explanation
 from dispatcher.handle import Task
 from dispatcher.installation import Installation
 from dispatcher.options import TASK_CHECKS, TaskOptions, check_options
@@ -188,6 +189,14 @@ class Dispatcher(Many):
     def history(self, tx: Any, task_id: UUID | str, /) -> Any:
         """Every move of one task, oldest first.  Raises ``TaskNotFound``."""
         return status.history(tx, task_id, schema=self._home.schema)
+
+    @overload
+    def explain(self, tx: SyncTx, task_id: UUID | str, /) -> Explanation: ...
+    @overload
+    def explain(self, tx: AsyncTx, task_id: UUID | str, /) -> Awaitably[Explanation]: ...
+    def explain(self, tx: Any, task_id: UUID | str, /) -> Any:
+        """Why a task has not run yet, as far as the database knows; ``dispatcher tasks explain`` also asks NATS."""
+        return status.explain(tx, task_id, schema=self._home.schema)
 
     @overload
     def queues(self, tx: SyncTx, /) -> list[QueueInfo]: ...

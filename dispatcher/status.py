@@ -12,6 +12,9 @@ from typing import Any, TypeAlias, TypeVar, overload
 from uuid import UUID
 
 from dispatcher.errors import OptionError, TaskNotFound, did_you_mean
+from dispatcher.explain.answer import Explanation
+from dispatcher.explain.causes import explanation
+from dispatcher.explain.facts import Facts, read
 from dispatcher.filters import Filters
 from dispatcher.steps import Steps
 from dispatcher.task_info import Answer, Event, Page, QueueInfo, TaskInfo
@@ -25,6 +28,8 @@ __all__ = [
     "cancel",
     "change",
     "counts",
+    "explain",
+    "facts",
     "get",
     "history",
     "list_",
@@ -148,6 +153,28 @@ def history(tx: Any, /, task_id: UUID | str, *, schema: str = DEFAULT_SCHEMA) ->
         return [Event.from_row(row) for row in rows]
 
     return perform(tx, steps(), schema)
+
+
+@overload
+def explain(tx: SyncTx, /, task_id: UUID | str, *, schema: str = ...) -> Explanation: ...
+@overload
+def explain(tx: AsyncTx, /, task_id: UUID | str, *, schema: str = ...) -> Coroutine[Any, Any, Explanation]: ...
+def explain(tx: Any, /, task_id: UUID | str, *, schema: str = DEFAULT_SCHEMA) -> Any:
+    """Why a task has not run yet, as far as the database knows; ``dispatcher tasks explain`` also asks NATS.
+
+    An unknown id is an answer, not an error.  Raises ``OptionError`` for what is no id.
+    """
+
+    def steps() -> Steps[Explanation]:
+        return explanation((yield from read(_id(task_id), schema)), None)
+
+    return perform(tx, steps(), schema)
+
+
+def facts(tx: SyncTx, /, task_id: UUID | str, *, schema: str = DEFAULT_SCHEMA) -> Facts:
+    """What the database knows for an explanation."""
+    found: Facts = perform(tx, read(_id(task_id), schema), schema)
+    return found
 
 
 _Ids: TypeAlias = UUID | str | Iterable[UUID | str]

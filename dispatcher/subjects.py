@@ -26,6 +26,8 @@ class Subjects:
         """Workers publish 17-byte records here: 16 bytes task id, 1 byte state."""
         self.waits = f"{namespace}.waits"
         """The same for tasks that an attempt left waiting: retrying, snoozed, given back."""
+        self.all_lanes = f"{namespace}.tasks.>"
+        """Everything the relay publishes; streams store it, a tail listens to it."""
         self.cancel = f"{namespace}.ctl.cancel"
         """The leader publishes 20-byte records here: 16 bytes task id, 4 bytes attempt."""
         self.workers = f"{namespace}.ctl.workers"

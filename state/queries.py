@@ -5,7 +5,7 @@ from __future__ import annotations
 from state.listing import Shape, listing
 from state.sql import Sql
 
-__all__ = ["BACKLOG", "COUNTS", "HISTORY", "ONE", "OUTCOME", "QUEUES", "ids", "page"]
+__all__ = ["BACKLOG", "COUNTS", "HISTORY", "ONE", "OUTCOME", "QUEUES", "TOLD", "ids", "page"]
 
 # The order is that of dispatcher.status; every sub-select finds its row by a primary key.
 _COLUMNS = """
@@ -84,6 +84,18 @@ SELECT q.name, q.stream, q.paused, q.paused_at, q.paused_by,
            SELECT e.at FROM {s}.tasks t JOIN {s}.task_events e ON e.task_id = t.id AND e.seq = t.seq
            WHERE t.id = f.id AND t.state = 3 OFFSET 0) e) END AS oldest
 FROM {s}.queues q LEFT JOIN depth d ON d.queue_id = q.id ORDER BY q.name
+""")
+
+# What a tail shows of tasks that were just announced, in the order of the announcement.
+TOLD = Sql("""
+SELECT i.n, t.id, (SELECT x.name FROM {s}.types x WHERE x.id = t.type_id),
+       (SELECT x.name FROM {s}.queues x WHERE x.id = t.queue_id),
+       (SELECT x.name FROM {s}.lanes x WHERE x.id = t.lane_id),
+       t.reason, t.attempt, t.tries, t.max_tries, t.created_at, t.started_at, t.finished_at, t.due_at,
+       CASE WHEN t.state IN (5, 7, 8) THEN (SELECT left(CASE WHEN x.detail ? 'message' THEN
+            concat_ws(': ', x.detail ->> 'type', x.detail ->> 'message') END, 500)
+           FROM {s}.task_events x WHERE x.task_id = t.id AND x.seq = t.seq) END
+FROM unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS i (id, n) JOIN {s}.tasks t ON t.id = i.id ORDER BY i.n
 """)
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from dispatcher.task import TaskType
 from workers.attempt import Attempt
+from workers.claimer import Claimer
 from workers.executor import Executor
 from workers.inbox import Inbox
 
@@ -25,10 +26,12 @@ class Holdings:
         self,
         executor: Executor,
         inbox: Inbox,
+        claimer: Claimer,
         types: Mapping[int, TaskType[Any, Any, Any]],
         queue_names: Mapping[int, str],
     ) -> None:
-        self._executor, self._inbox, self._types, self._queue_names = executor, inbox, types, queue_names
+        self._executor, self._inbox, self._claimer = executor, inbox, claimer
+        self._types, self._queue_names = types, queue_names
 
     def answer(self, question: Mapping[str, Any]) -> dict[str, Any]:
         """What ``question`` asks for beyond the worker's description.
@@ -57,7 +60,8 @@ class Holdings:
         attempt = self._executor.running.get(wanted)
         if attempt is not None:
             return self._shown(attempt)
-        delivery = self._inbox.find(wanted)
+        under_way = (delivery for delivery in self._claimer.claiming if delivery.task_id == wanted)
+        delivery = self._inbox.find(wanted) or next(under_way, None)
         if delivery is None:
             return None
         age = time.monotonic() - delivery.received_at

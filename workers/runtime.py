@@ -149,7 +149,7 @@ class Worker:
         )  # fmt: skip
         self._presence = Presence(
             self._bus, self._subjects, self.describe,
-            Holdings(self.executor, self.inbox, self._types, self._queue_names).answer,
+            Holdings(self.executor, self.inbox, self.claimer, self._types, self._queue_names).answer,
             lambda: self.pace.want + self.claimer.away, self._cancel,
             Control(self._bus, self.name, self.boot_id, self.drain, self.stop).asked,
         )  # fmt: skip

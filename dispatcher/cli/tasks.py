@@ -9,8 +9,10 @@ import typer
 from dispatcher import status
 from dispatcher.cli import bulk
 from dispatcher.cli.asking import ago, asking, moment
+from dispatcher.cli.explain import explain
 from dispatcher.cli.options import DatabaseUrl, Json, Schema, load_settings
 from dispatcher.cli.output import emit, note, table, to_json
+from dispatcher.cli.tail import tail
 from dispatcher.masking import printable
 from dispatcher.task_info import Event, Page, QueueInfo, TaskInfo, jsonable
 
@@ -80,8 +82,11 @@ def stats(database_url: DatabaseUrl = None, schema: Schema = None, json: Json = 
     emit({"total": total, "queues": jsonable(queues)}, json, lambda: _stats(queues, total))
 
 
-for _name, _command in (("retry", bulk.retry), ("cancel", bulk.cancel), ("delete", bulk.delete)):
-    app.command(_name)(_command)
+app.command("explain")(explain)
+app.command("tail")(tail)
+app.command("retry")(bulk.retry)
+app.command("cancel")(bulk.cancel)
+app.command("delete")(bulk.delete)
 
 
 def _page(page: Page) -> str:
