@@ -112,15 +112,15 @@ def counts(tx: SyncTx, /, *, schema: str = ...) -> dict[str, dict[str, int]]: ..
 def counts(tx: AsyncTx, /, *, schema: str = ...) -> Coroutine[Any, Any, dict[str, dict[str, int]]]: ...
 def counts(tx: Any, /, *, schema: str = DEFAULT_SCHEMA) -> Any:
     """How many tasks each queue has in each state: ``{"billing": {"queued": 3, "succeeded": 120}}``.  No zeros."""
-    return perform(tx, _counts(), schema)
 
+    def steps() -> Steps[dict[str, dict[str, int]]]:
+        rows = yield queries.COUNTS, {}
+        found: dict[str, dict[str, int]] = {}
+        for queue, state, n in rows:
+            found.setdefault(queue, {})[State(state).label] = int(n)
+        return found
 
-def _counts() -> Steps[dict[str, dict[str, int]]]:
-    rows = yield queries.COUNTS, {}
-    found: dict[str, dict[str, int]] = {}
-    for queue, state, n in rows:
-        found.setdefault(queue, {})[State(state).label] = int(n)
-    return found
+    return perform(tx, steps(), schema)
 
 
 @overload
@@ -131,9 +131,8 @@ def queues(tx: Any, /, *, schema: str = DEFAULT_SCHEMA) -> Any:
     """Every queue by name: pause, tasks by state, depth, and since when the oldest queued task waits."""
 
     def steps() -> Steps[list[QueueInfo]]:
-        by_queue = yield from _counts()
         rows = yield queries.QUEUES, {}
-        return [QueueInfo.from_row(row, by_queue.get(row[0], {})) for row in rows]
+        return [QueueInfo.from_row(row) for row in rows]
 
     return perform(tx, steps(), schema)
 

@@ -176,8 +176,9 @@ class QueueInfo(Shown):
     counts: Mapping[str, int]
 
     @classmethod
-    def from_row(cls, row: Sequence[Any], counts: Mapping[str, int]) -> QueueInfo:
-        """From a row of ``state.queries.QUEUES`` and the queue's counts by state."""
+    def from_row(cls, row: Sequence[Any]) -> QueueInfo:
+        """From a row of ``state.queries.QUEUES``."""
+        counts = {State(int(state)).label: int(n) for state, n in json.loads(row[7] or "{}").items()}
         return cls(row[0], row[1], row[2], row[3], row[4], row[5], counts.get("queued", 0), row[6], counts)
 
 

@@ -56,14 +56,18 @@ SELECT q.name, c.state, CAST(sum(c.n) AS bigint) FROM {s}.task_counts c JOIN {s}
 GROUP BY 1, 2 HAVING sum(c.n) <> 0 ORDER BY 1, 2
 """)
 
-# Every queue with its pause, its parked tasks, and since when its longest waiting task is queued.  Bounded: looks at
-# the first queued task of the 20 oldest batches of the dispatch log, of the 5,000 oldest outbox rows, and at the first
-# parked one; with a backlog far beyond that in other lanes the age is NULL or a little young, never a wrong queue's.
+# Every queue with its pause, its parked tasks, its tasks by state, and since when its longest waiting task is queued.
+# Bounded: looks at the first queued task of the 20 oldest batches of the dispatch log, of the 5,000 oldest outbox rows,
+# and at the first parked one; with a backlog far beyond that in other lanes the age is NULL or a little young, never a
+# wrong queue's.
 QUEUES = Sql("""
 WITH early AS MATERIALIZED (
     SELECT o.task_id, o.lane_id, o.id FROM {s}.outbox o ORDER BY o.id LIMIT 5000
 ), depth AS MATERIALIZED (
-    SELECT c.queue_id, sum(c.n) AS n FROM {s}.task_counts c WHERE c.state = 3 GROUP BY 1
+    SELECT n.queue_id, max(n.n) FILTER (WHERE n.state = 3) AS n,
+           CAST(jsonb_object_agg(n.state, n.n) AS text) AS by_state
+    FROM (SELECT c.queue_id, c.state, sum(c.n) AS n FROM {s}.task_counts c GROUP BY 1, 2 HAVING sum(c.n) <> 0) n
+    GROUP BY 1
 )
 SELECT q.name, q.stream, q.paused, q.paused_at, q.paused_by,
        (SELECT count(*) FROM (
@@ -82,7 +86,7 @@ SELECT q.name, q.stream, q.paused, q.paused_at, q.paused_by,
            (SELECT p.task_id FROM {s}.parked p WHERE p.gate = 1 AND p.gate_key = q.id ORDER BY p.pos LIMIT 1)
        ) f (id) CROSS JOIN LATERAL (
            SELECT e.at FROM {s}.tasks t JOIN {s}.task_events e ON e.task_id = t.id AND e.seq = t.seq
-           WHERE t.id = f.id AND t.state = 3 OFFSET 0) e) END AS oldest
+           WHERE t.id = f.id AND t.state = 3 OFFSET 0) e) END AS oldest, d.by_state
 FROM {s}.queues q LEFT JOIN depth d ON d.queue_id = q.id ORDER BY q.name
 """)
 

@@ -34,6 +34,7 @@ from dispatcher.options import check_queue_name
 from dispatcher.settings import Settings
 from dispatcher.streams.config import load
 from state.migrate import check_schema_version
+from workers.reload import Reloader, worker_command
 from workers.runtime import Worker
 
 __all__ = ["command", "run_worker"]
@@ -104,6 +105,9 @@ def command(
     lease: Annotated[
         float | None, typer.Option("--lease", min=2, help="Seconds of silence after which tasks go to others.")
     ] = None,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="For development: start again whenever a source file changes.")
+    ] = False,
     database_url: DatabaseUrl = None,
     nats_url: NatsUrl = None,
     schema: Schema = None,
@@ -125,6 +129,8 @@ def command(
         )
         require_nats(settings)
         names = _queue_names(queues)
+        if reload:
+            raise SystemExit(asyncio.run(Reloader(worker_command()).run()))
         dispatcher = load_app(app)
         configure_logging(log_format)
         check_schema_version(require_database(settings), settings.db_schema)

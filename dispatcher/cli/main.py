@@ -34,6 +34,7 @@ COMMANDS: dict[str, Place] = {
     "tasks": Place("dispatcher.cli.tasks", "app", "List, show, explain, follow, retry, cancel and delete tasks."),
     "queues": Place("dispatcher.cli.queues", "app", "List, pause and resume queues."),
     "workers": Place("dispatcher.cli.workers", "app", "See which workers are there; drain and stop them."),
+    "top": Place("dispatcher.cli.top", "command", "Watch queues, workers and relay live."),
     "streams": Place("dispatcher.cli.streams", "app", "Check streams.conf and bring the NATS server in line with it."),
     "migrate": Place("dispatcher.cli.migrate", "app", "Create or change the tables in PostgreSQL."),
     "config": Place("dispatcher.cli.config", "app", "Show every setting and where its value comes from."),

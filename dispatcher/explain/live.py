@@ -28,7 +28,7 @@ async def listen(bus: Bus, subjects: Subjects, facts: Facts, *, wait: float) -> 
     if facts.row is None or facts.state in FINAL:
         return Live()
     workers = asyncio.ensure_future(ask_workers(bus, subjects, {"task": str(facts.id)}, wait=wait))
-    beats = asyncio.ensure_future(_beats(bus, subjects) if facts.leader else _none())
+    beats = asyncio.ensure_future(_beats(bus, subjects) if _relay_matters(facts) else _none())
     try:
         if facts.state is not State.QUEUED:
             return Live(workers=await workers, beats=await beats)
@@ -40,6 +40,18 @@ async def listen(bus: Bus, subjects: Subjects, facts: Facts, *, wait: float) -> 
     finally:
         workers.cancel()
         beats.cancel()
+
+
+def _relay_matters(facts: Facts) -> bool:
+    """Whether the task waits for the leading relay to do something."""
+    row = facts.row
+    if row is None or facts.leader is None:
+        return False
+    if facts.state is State.QUEUED:
+        return facts.published_at is None
+    if facts.state is State.RUNNING:
+        return row["lease_until"] is None or row["lease_until"] <= row["now"]
+    return row["due_at"] is not None and row["due_at"] <= row["now"]
 
 
 async def _none() -> None:

@@ -20,6 +20,7 @@ from dispatcher.subjects import Subjects
 from state.ids import new_id
 from tests.fixtures.apps import app, deaf_plain, flaky, hold, later, measured, nap, note, raising, stranger
 from tests.fixtures.fleet import Fleet, until
+from workers import runtime
 
 CASES: dict[str, Callable[[Asked], Awaitable[None]]] = {}
 
@@ -44,6 +45,7 @@ class Asked:
 
     fleet: Fleet
     cli: Any
+    patch: pytest.MonkeyPatch
 
     async def explain(self, task: Any, *args: str) -> dict[str, Any]:
         """The causes by code."""
@@ -69,8 +71,8 @@ class Asked:
 
 
 @pytest.fixture
-def asked(fleet: Fleet, cli: Any) -> Asked:
-    return Asked(fleet, cli)
+def asked(fleet: Fleet, cli: Any, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    return Asked(fleet, cli, monkeypatch)
 
 
 @case(Code.UNKNOWN, Code.NOT_COMMITTED)
@@ -240,13 +242,12 @@ async def it_runs(asked: Asked) -> None:
     with asked.fleet.connection.transaction():
         app.cancel(asked.fleet.connection, deaf.id)
     await asked.becomes(deaf, "running", "cancel_requested")
-    worker.pace.ahead = 1  # claims one ahead of its slots, as it does for types that run in milliseconds
+    # claims one ahead of its slots, as it does for types that run in milliseconds, and keeps it longer than a second
+    worker.pace.ahead = 1
+    asked.patch.setattr(runtime, "_LONGEST_AHEAD_SECONDS", 60.0)
+    asked.patch.setattr(runtime, "_STUCK_SECONDS", 60.0)
     ahead = asked.fleet.enqueue(note.call(1))
-
-    async def claimed() -> Any:
-        return set(await asked.explain(ahead)) == {"running", "waiting_for_slot"}
-
-    await until(claimed, 8)
+    await asked.becomes(ahead, "running", "waiting_for_slot")
     asked.fleet.open("ears")
     await asked.fleet.reaches(ahead, "succeeded")
 
@@ -291,7 +292,8 @@ def insert_blocked(fleet: Fleet, id: UUID) -> None:
     fleet.enqueue(note.call(1))
     fleet.rows(
         "WITH made AS (INSERT INTO dispatcher.tasks"
-        " (id, queue_id, lane_id, type_id, state, max_tries, created_at, args) SELECT %s, queue_id, lane_id, type_id, 1, 3, now(), args FROM dispatcher.tasks RETURNING id, queue_id),"
+        " (id, queue_id, lane_id, type_id, state, max_tries, created_at, args)"
+        " SELECT %s, queue_id, lane_id, type_id, 1, 3, now(), args FROM dispatcher.tasks RETURNING id, queue_id),"
         " event AS (INSERT INTO dispatcher.task_events (task_id, seq, to_state, attempt) SELECT id, 1, 1, 1 FROM made)"
         " INSERT INTO dispatcher.task_counts SELECT queue_id, 1, 1 FROM made RETURNING 1",
         id,
