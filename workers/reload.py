@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dispatcher.cli.output import note
+from dispatcher.dev.child import command_line, popen_options
 
 __all__ = ["Reloader", "changed_files", "modification_times", "worker_command"]
 
@@ -25,7 +26,7 @@ _SKIPPED = {"__pycache__", "node_modules", "site-packages", "build", "dist", "ve
 
 def worker_command() -> list[str]:
     """This very command without ``--reload``."""
-    return [sys.executable, "-m", "dispatcher", *(argument for argument in sys.argv[1:] if argument != "--reload")]
+    return command_line(*(argument for argument in sys.argv[1:] if argument != "--reload"))
 
 
 def modification_times(folder: Path) -> dict[Path, int]:
@@ -62,9 +63,8 @@ class Reloader:
         seen = modification_times(self._folder)
         note(f"watching {self._folder} ({len(seen)} files)")
         while True:
-            # a session of its own: Ctrl-C must reach the worker once, through us
             self._process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=subprocess.DEVNULL, start_new_session=True
+                *self._command, stdin=subprocess.DEVNULL, **popen_options()
             )
             seen, changed = await self._watch(seen)
             code = await self._ended()

@@ -68,8 +68,7 @@ async def _follow(
             tail = Tail(bus, Subjects(settings.namespace), database, states=states, queues=queues, types=types)
             await database.connection()  # a wrong URL is told now, not at the first move
             await tail.start()
-            if not json:
-                note("following; Ctrl-C ends it")
+            note("following; Ctrl-C ends it")
             printing = asyncio.ensure_future(_print(tail, limit, json))
             closed = asyncio.ensure_future(bus.closed.wait())
             done, _ = await asyncio.wait({printing, closed}, return_when=asyncio.FIRST_COMPLETED)
