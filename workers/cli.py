@@ -91,11 +91,15 @@ def _queue_names(given: list[str] | None) -> list[str]:
     return [check_queue_name(part.strip()) for text in given or ["default"] for part in text.split(",") if part.strip()]
 
 
+Queues = Annotated[
+    list[str] | None, typer.Option("--queues", "-q", help="Queues to serve, comma separated or repeated.")
+]
+Reload = Annotated[bool, typer.Option("--reload", help="For development: start again when a source file changes.")]
+
+
 def command(
     app: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Where the Dispatcher is, for example shop:app.")],
-    queues: Annotated[
-        list[str] | None, typer.Option("--queues", "-q", help="Queues to serve, comma separated or repeated.")
-    ] = None,
+    queues: Queues = None,
     concurrency: Annotated[int, typer.Option("--concurrency", "-c", min=1, max=10_000, help="Tasks at a time.")] = 16,
     name: Annotated[str | None, typer.Option("--name", help="Shown in listings.", show_default="host-pid")] = None,
     burst: Annotated[bool, typer.Option("--burst", help="Stop when nothing waits any more.")] = False,
@@ -105,9 +109,7 @@ def command(
     lease: Annotated[
         float | None, typer.Option("--lease", min=2, help="Seconds of silence after which tasks go to others.")
     ] = None,
-    reload: Annotated[
-        bool, typer.Option("--reload", help="For development: start again whenever a source file changes.")
-    ] = False,
+    reload: Reload = False,
     database_url: DatabaseUrl = None,
     nats_url: NatsUrl = None,
     schema: Schema = None,

@@ -29,7 +29,7 @@ __all__ = ["app", "rows_of"]
 app = typer.Typer(no_args_is_help=True, help="See which workers are there; drain and stop them.")
 
 Wait = Annotated[float, typer.Option("--wait", min=0.05, max=30, help="Seconds to collect answers.")]
-Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A worker's name or boot id.")]
+Name = Annotated[str | None, typer.Argument(metavar="NAME", help="A worker's name or boot id.")]
 All = Annotated[bool, typer.Option("--all", help="Every worker.")]
 UntilGone = Annotated[
     float | None, typer.Option("--until-gone", min=0.1, metavar="SECONDS", help="Wait until they have left.")
