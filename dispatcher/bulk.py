@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 from uuid import UUID, uuid4
 
 from dispatcher.errors import OptionError
-from dispatcher.filters import Filters, state_named
+from dispatcher.filters import MOST, Filters, state_named
 from dispatcher.status import change, perform
 from dispatcher.steps import Steps
 from dispatcher.task_info import Shown, jsonable
@@ -123,7 +123,7 @@ class Bulk:
                 return answer
 
     def _of(self, cursor: str | None) -> Filters:
-        return Filters.of(self._filters, BATCH, cursor)
+        return Filters.of(self._filters, MOST if self.dry_run else BATCH, cursor)
 
     def _start(self) -> BulkAnswer:
         return BulkAnswer(self.action, self.dry_run, 0, 0)

@@ -23,7 +23,7 @@ from dispatcher.task_info import Answer, jsonable
 
 __all__ = ["cancel", "delete", "retry", "states_of"]
 
-Ids = Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Ids of tasks; or use filters.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids of tasks; or use filters.")]
 State = Annotated[list[str] | None, typer.Option("--state", "-s", help="Only these states; repeat it or use commas.")]
 Queue = Annotated[str | None, typer.Option("--queue", "-q", help="Only this queue.")]
 Type = Annotated[str | None, typer.Option("--type", "-t", help="Only this task type.")]

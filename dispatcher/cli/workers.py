@@ -6,6 +6,7 @@ import asyncio
 import json as json_codec
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -46,15 +47,15 @@ def list_workers(wait: Wait = 0.5, nats_url: NatsUrl = None, namespace: Namespac
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A worker's name or boot id.")],
+    name: Name = None,
     wait: Wait = 0.5, nats_url: NatsUrl = None, namespace: Namespace = None, json: Json = False,
 ) -> None:  # fmt: skip
-    """Show one worker and the tasks it holds, the oldest first."""
+    """Show a worker, or every one, with the tasks it holds, the oldest first."""
     answers = asyncio.run(_ask(_settings(nats_url, namespace), {"detail": True}, wait))
-    found = [worker for worker in answers if name in (worker["worker"], worker.get("boot_id"))]
-    if not found:
+    found = [worker for worker in answers if name in (None, worker["worker"], worker.get("boot_id"))]
+    if not found and name is not None:
         fail(_nobody(name, answers), NOT_FOUND)
-    emit({"workers": found}, json, lambda: "\n\n".join(_worker(worker) for worker in found))
+    emit({"workers": found}, json, lambda: "\n\n".join(_worker(worker) for worker in found) or "no worker answers")
 
 
 @app.command()
@@ -129,9 +130,10 @@ async def _tell(
         farewells: asyncio.Queue[str] = asyncio.Queue()
 
         async def heard(message: Message) -> None:
-            about = json_codec.loads(message.data)
-            if about.get("want") == 0:
-                farewells.put_nowait(str(about.get("worker")))
+            with suppress(ValueError, AttributeError):  # somebody else's message
+                about = json_codec.loads(message.data)
+                if about.get("want") == 0:
+                    farewells.put_nowait(str(about.get("worker")))
 
         await bus.subscribe(subjects.demand, heard)
         asked = await control_workers(bus, subjects, action, name, actor(), wait=wait)
