@@ -145,7 +145,7 @@ async def test_reload_starts_the_worker_again_with_the_new_code(fleet: Fleet, tm
         await until(lambda: "shop.py changed; starting the worker again" in log.read_text(), 10)
         await answers("new")
         (folder / "shop.py").write_text("this is no python")
-        await until(lambda: "the worker ended with code 2; waiting for a change" in log.read_text(), 15)
+        await until(lambda: "the worker ended with code 1; waiting for a change" in log.read_text(), 15)
         (folder / "shop.py").write_text(code + "async def answer() -> str:\n    return 'mended'\n")
         await answers("mended")
         process.send_signal(signal.SIGTERM)
