@@ -129,14 +129,18 @@ def _run(bulk: Bulk, connection: psycopg.Connection[TupleRow], what: str, total:
 
 def _confirm(action: str, matched: int) -> None:
     if not sys.stdin.isatty():
-        raise OptionError(f"{matched:,} tasks match; pass --yes to {action} them, or --dry-run to only count")
-    typer.confirm(f"{action.capitalize()} {matched:,} tasks?", abort=True, err=True)
+        raise OptionError(f"{_tasks(matched)} found; pass --yes to {action} them, or --dry-run to only count")
+    typer.confirm(f"{action.capitalize()} {_tasks(matched)}?", abort=True, err=True)
 
 
 def _told(answer: BulkAnswer) -> str:
-    lines = [f"{answer.changed:,} tasks {_DONE[answer.action]}" if answer.matched else "no tasks match"]
+    lines = [f"{_tasks(answer.changed)} {_DONE[answer.action]}" if answer.matched else "no tasks match"]
     lines += [f"{n:,} {_LEFT[name]}" for name, n in answer.outcomes.items() if name in _LEFT and n]
     return "\n".join(lines)
+
+
+def _tasks(number: int) -> str:
+    return "1 task" if number == 1 else f"{number:,} tasks"
 
 
 def _show_answers(answers: list[Answer], json: bool) -> None:

@@ -172,4 +172,4 @@ def _age(queue: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+    return "-" if value is None else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"

@@ -139,7 +139,7 @@ def test_on_the_command_line(made: Made, cli: Any) -> None:
     assert "say which tasks" in cli("tasks", "retry").err
     assert "not both" in cli("tasks", "retry", tasks[0], "--state", "failed").err
     unsure = cli("tasks", "retry", "--queue", "billing")
-    assert (unsure.code, "3 tasks match; pass --yes" in unsure.err, states(made, *tasks)) == (2, True, [7] * 3)
+    assert (unsure.code, "3 tasks found; pass --yes" in unsure.err, states(made, *tasks)) == (2, True, [7] * 3)
     dry = cli("tasks", "delete", "--queue", "billing", "--since", "1h", "--dry-run", "--json").json
     assert (dry["dry_run"], dry["matched"], states(made, *tasks)) == (True, 3, [7] * 3)
     assert "no tasks match" in cli("tasks", "cancel", "--queue", "billing", "--yes").out
