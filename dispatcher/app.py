@@ -9,11 +9,13 @@ from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overloa
 from uuid import UUID
 
 from dispatcher import attempt_log, status
+from dispatcher.app_many import Many
 from dispatcher.attempt_log import AttemptLog
-from dispatcher.awaiting import guarded
+from dispatcher.awaiting import written
 from dispatcher.call import Call
 from dispatcher.enqueue import enqueue_many
 from dispatcher.errors import OptionError, UnknownTask
+from dispatcher.explain.answer import Explanation
 from dispatcher.handle import Task
 from dispatcher.installation import Installation
 from dispatcher.lifecycle import Lifecycle
@@ -22,7 +24,7 @@ from dispatcher.options import TASK_CHECKS, TaskOptions, check_options
 from dispatcher.payload import DEFAULT_LIMIT
 from dispatcher.task import TaskType
 from dispatcher.task_info import Answer, Event, Page, QueueInfo, TaskInfo
-from dispatcher.tx import AsyncTx, SyncTx, is_async, resolved
+from dispatcher.tx import AsyncTx, SyncTx
 from state.machine import State
 
 __all__ = ["Dispatcher", "ListFilters"]
@@ -58,7 +60,7 @@ class TaskDecorator(Protocol):
     def __call__(self, function: Callable[P, R], /) -> TaskType[P, R, R]: ...
 
 
-class Dispatcher(Lifecycle):
+class Dispatcher(Lifecycle, Many):
     """An app: its task types by name.
 
     ``schema`` is the PostgreSQL schema of our tables (default: the setting ``DISPATCHER_DB_SCHEMA``); ``args_limit``
@@ -191,6 +193,14 @@ class Dispatcher(Lifecycle):
         return status.history(tx, task_id, schema=self._home.schema)
 
     @overload
+    def explain(self, tx: SyncTx, task_id: UUID | str, /) -> Explanation: ...
+    @overload
+    def explain(self, tx: AsyncTx, task_id: UUID | str, /) -> Awaitably[Explanation]: ...
+    def explain(self, tx: Any, task_id: UUID | str, /) -> Any:
+        """Why a task has not run yet, as far as the database knows; ``dispatcher tasks explain`` also asks NATS."""
+        return status.explain(tx, task_id, schema=self._home.schema)
+
+    @overload
     def queues(self, tx: SyncTx, /) -> list[QueueInfo]: ...
     @overload
     def queues(self, tx: AsyncTx, /) -> Awaitably[list[QueueInfo]]: ...
@@ -204,7 +214,7 @@ class Dispatcher(Lifecycle):
     def cancel(self, tx: AsyncTx, /, *ids: UUID | str, actor: str | None = None) -> Awaitably[list[Answer]]: ...
     def cancel(self, tx: Any, /, *ids: UUID | str, actor: str | None = None) -> Any:
         """Cancel tasks: waiting ones at once, running ones are asked to stop.  One answer per id, in order."""
-        return _write(tx, "cancel", lambda tx: status.cancel(tx, ids, actor=actor, schema=self._home.schema))
+        return written(tx, "cancel", lambda tx: status.cancel(tx, ids, actor=actor, schema=self._home.schema))
 
     @overload
     def retry(self, tx: SyncTx, /, *ids: UUID | str, actor: str | None = None) -> list[Answer]: ...
@@ -212,7 +222,7 @@ class Dispatcher(Lifecycle):
     def retry(self, tx: AsyncTx, /, *ids: UUID | str, actor: str | None = None) -> Awaitably[list[Answer]]: ...
     def retry(self, tx: Any, /, *ids: UUID | str, actor: str | None = None) -> Any:
         """Run failed or cancelled tasks again from the start.  One answer per id, in order."""
-        return _write(tx, "retry", lambda tx: status.retry(tx, ids, actor=actor, schema=self._home.schema))
+        return written(tx, "retry", lambda tx: status.retry(tx, ids, actor=actor, schema=self._home.schema))
 
     @overload
     def logs(self, tx: SyncTx, task_id: UUID | str, /) -> tuple[AttemptLog, ...]: ...
@@ -233,12 +243,6 @@ class Dispatcher(Lifecycle):
 
     def __repr__(self) -> str:
         return f"Dispatcher({self.name!r}, {len(self.task_types)} task types)"
-
-
-def _write(tx: Any, what: str, work: Callable[[Any], Any]) -> Any:
-    """A forgotten ``await`` on a change is as bad as one on an enqueue."""
-    tx = resolved(tx)
-    return guarded(tx, what, lambda: work(tx)) if is_async(tx) else work(tx)
 
 
 def _is_plain_or_async(function: Any) -> bool:

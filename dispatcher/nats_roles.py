@@ -66,23 +66,24 @@ def nats_auth(namespace: str, streams: Iterable[str], prefix: str) -> str:
 def _rights(role: str, subjects: Subjects, streams: list[str]) -> tuple[list[str], list[str]]:
     """What a role may publish, and what it may subscribe to beside its inbox."""
     control = f"{subjects.namespace}.ctl.>"
+    seen = [subjects.settled, subjects.waits, f"{subjects.namespace}.tasks.>"]  # what a tail follows
     if role == "publisher":
         return [], [subjects.settled]
     if role == "relay":
         tasks = [subjects.stream_filter(stream) for stream in streams]
-        own = [subjects.beat, subjects.cancel, subjects.settled]
+        own = [subjects.beat, subjects.cancel, subjects.settled, subjects.waits]
         reading = [f"$JS.API.STREAM.MSG.GET.{subjects.stream_name(stream)}" for stream in streams]
         making = _api(subjects, streams, "STREAM.CREATE.{}", "STREAM.UPDATE.{}", *_CONSUMERS)
         return [*tasks, *own, *_LOOK, *reading, *making], [control]
     if role == "worker":
         acks = [f"$JS.ACK.{subjects.stream_name(stream)}.>" for stream in streams]
-        own = [subjects.settled, subjects.demand, subjects.busy]
+        own = [subjects.settled, subjects.waits, subjects.demand, subjects.busy]
         pushes = [f"{subjects.push(stream, '>', '')[:-1]} {DELIVER_GROUP}" for stream in streams]
         return [*acks, *own, *_LOOK, *_api(subjects, streams, "STREAM.CREATE.{}", *_CONSUMERS)], [*pushes, control]
     if role == "operator":
         every = _api(subjects, streams, "STREAM.*.{}", "STREAM.*.*.{}", "CONSUMER.*.{}", "CONSUMER.*.{}.>", *_CONSUMERS)
-        return [control, *_LOOK, *every], [subjects.settled, control]
-    return [subjects.workers, *_LOOK, *_api(subjects, streams, *_CONSUMERS[2:])], [subjects.settled, control]
+        return [control, *_LOOK, *every], [*seen, control]
+    return [subjects.workers, *_LOOK, *_api(subjects, streams, *_CONSUMERS[2:])], [*seen, control]
 
 
 _LOOK = ["$JS.API.STREAM.INFO.*", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.LIST"]

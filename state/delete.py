@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from state.sql import Sql
 
-__all__ = ["DELETE_FINISHED", "NOT_OWNED", "OWNED"]
+__all__ = ["DELETE_FINISHED", "LOG_DELETION", "NOT_OWNED", "OWNED"]
 
 OWNED: tuple[str, ...] = (
     "task_events",
@@ -62,4 +62,11 @@ WITH seen AS MATERIALIZED (
     INSERT INTO {{s}}.task_counts SELECT queue_id, state, -count(*) FROM gone GROUP BY 1, 2
 )
 SELECT id, state FROM gone
+""")
+
+# One row per command: written by its first batch, counted up by the others, in the transaction of each batch.
+LOG_DELETION = Sql("""
+INSERT INTO {s}.deletions AS d (id, actor, filter, deleted)
+VALUES (CAST(:id AS uuid), CAST(:actor AS text), CAST(CAST(:filter AS text) AS jsonb), CAST(:deleted AS bigint))
+ON CONFLICT (id) DO UPDATE SET deleted = d.deleted + excluded.deleted, ended_at = clock_timestamp()
 """)

@@ -83,6 +83,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "cancel_requests": "SELECT, INSERT, UPDATE",
         "session_log": "SELECT, DELETE",
         "quarantine": "SELECT, DELETE",
+        "deletions": "SELECT, INSERT, UPDATE",
         **{
             name: "SELECT"
             for name in ("dispatch_log", "claims", "sessions", "relay_state", "streams_seen", "task_moves")

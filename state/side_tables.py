@@ -1,4 +1,4 @@
-"""The small tables beside ``tasks`` as SQLAlchemy metadata: relay, sessions, timers, failures, counts, keys, labels."""
+"""The small tables beside ``tasks`` as SQLAlchemy metadata: relay, sessions, timers, failures, keys, deletions."""
 
 from __future__ import annotations
 
@@ -213,4 +213,16 @@ Table(
     col("payload", LargeBinary),
     col("why", Text),
     opt("worker", Text),
+)
+Table(
+    "deletions",
+    metadata,
+    col("id", Uuid),
+    col("at", TIME, "now()"),
+    col("ended_at", TIME, "now()"),
+    opt("actor", Text),
+    col("filter", JSONB),
+    col("deleted", BigInteger),
+    PrimaryKeyConstraint("id"),
+    check("deletions_count_positive", "deleted >= 0"),
 )

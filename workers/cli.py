@@ -34,6 +34,7 @@ from dispatcher.options import check_queue_name
 from dispatcher.settings import Settings
 from dispatcher.streams.config import load
 from state.migrate import check_schema_version
+from workers.reload import Reloader, worker_command
 from workers.runtime import Worker
 
 __all__ = ["command", "run_worker"]
@@ -122,6 +123,9 @@ def _queue_names(given: list[str] | None) -> list[str]:
     return [check_queue_name(part.strip()) for text in given or ["default"] for part in text.split(",") if part.strip()]
 
 
+Reload = Annotated[bool, typer.Option("--reload", help="For development: start again when a source file changes.")]
+
+
 def command(
     app: Annotated[str, typer.Argument(metavar="MODULE:APP", help="Where the Dispatcher is, for example shop:app.")],
     queues: Queues = None,
@@ -133,6 +137,7 @@ def command(
     processes: Processes = None,
     process_recycle_after: RecycleAfter = None,
     process_memory: Memory = None,
+    reload: Reload = False,
     database_url: DatabaseUrl = None,
     nats_url: NatsUrl = None,
     schema: Schema = None,
@@ -150,6 +155,8 @@ def command(
         )  # fmt: skip
         require_nats(settings)
         names = _queue_names(queues)
+        if reload:
+            raise SystemExit(asyncio.run(Reloader(worker_command()).run()))
         dispatcher = load_app(app)
         configure_logging(log_format)
         check_schema_version(require_database(settings), settings.db_schema)

@@ -12,8 +12,6 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -31,8 +29,11 @@ from state.machine import State
 from state.registry import OUTBOX_WAITS
 from workers.attempt import Attempt, Stop
 from workers.capture import capture
+from workers.card import Card
 from workers.claimer import Claimer
+from workers.control import Control, Patience
 from workers.executor import Executor
+from workers.holdings import Holdings
 from workers.housekeeping import keep_house
 from workers.inbox import Inbox
 from workers.lanes import Lanes
@@ -93,11 +94,17 @@ class Worker:
         self.must_restart = False
         """Whether it drained because too many handlers do not come back: only a new process gets rid of them."""
         self._draining = asyncio.Event()
-        self._started_at = datetime.now(UTC)
+        self._patience = Patience()
+        self._card = Card(self.name, self.boot_id, queues)
 
     def drain(self) -> None:
         """Orderly stop: take nothing new, finish what runs within the grace time, give back the rest."""
         self._draining.set()
+
+    def stop(self) -> None:
+        """Drain without grace: what runs is given back now, also in a drain that has begun."""
+        self._patience.end()
+        self.drain()
 
     async def run(self) -> None:
         """Work until drained.  Raises ``ConfigurationError`` or ``SchemaError`` before anything is taken."""
@@ -159,24 +166,22 @@ class Worker:
             self._room, self._start, self.executor.running, self.settler.tell,
         )  # fmt: skip
         self._presence = Presence(
-            self._bus, self._subjects, self.describe, lambda: self.pace.want + self.claimer.away, self._cancel
-        )
+            self._bus, self._subjects, self.describe,
+            Holdings(self.executor, self.inbox, self.claimer, self._types, self._queue_names).answer,
+            lambda: self.pace.want + self.claimer.away, self._cancel,
+            Control(self._bus, self.name, self.boot_id, self.drain, self.stop).asked,
+        )  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
         """What ``dispatcher workers list`` shows."""
-        return {
-            "worker": self.name,
-            "boot_id": str(self.boot_id),
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "queues": self._queues,
-            "slots": self.pace.slots,
-            "running": len(self.executor.running),
-            "processes": len(self.executor.processes.pids) if self.executor.processes else 0,
-            "version": version("jetstream-dispatcher"),
-            "started_at": self._started_at.isoformat(),
-            "draining": self._draining.is_set(),
-        }
+        return self._card.now(
+            slots=self.pace.slots,
+            running=len(self.executor.running),
+            processes=len(self.executor.processes.pids) if self.executor.processes else 0,
+            executing=self.executor.executing,
+            received=len(self.inbox),
+            draining=self._draining.is_set(),
+        )
 
     # called by the pieces -------------------------------------------------------------------------------------------
 
@@ -264,7 +269,7 @@ class Worker:
         await self.claimer.quiet.wait()
         for attempt in list(self.executor.ready):
             self.executor.stop_one(attempt, Stop.RELEASE)
-        if not await self._all_settled(self._settings.grace.total_seconds()):
+        if not await self._patience.wait(self._all_settled(self._settings.grace.total_seconds())):
             for attempt in list(self.executor.running.values()):
                 self.executor.stop_one(attempt, Stop.RELEASE)
             if not await self._all_settled(2.0):

@@ -35,6 +35,7 @@ _log = logging.getLogger("dispatcher.settle")
 BATCH = 500
 _PROGRESS_SECONDS = 0.5
 _SKIPPED_SECONDS = 0.005
+_WAITING = frozenset({State.BLOCKED, State.SCHEDULED, State.QUEUED, State.RETRYING})
 
 
 class Settler:
@@ -219,10 +220,13 @@ class Settler:
         self._sessions.finished(session)
 
     async def tell(self, states: Mapping[UUID, State]) -> None:
-        """Tell whoever waits which tasks have ended."""
+        """Tell whoever waits which tasks have ended, and whoever watches which of them wait again."""
         ended = [(task, int(state)) for task, state in states.items() if state in FINAL]
         if ended:
             await self._bus.publish(self._subjects.settled, encode_settled(ended))
+        if len(ended) < len(states):
+            if waits := [(task, int(state)) for task, state in states.items() if state in _WAITING]:
+                await self._bus.publish(self._subjects.waits, encode_settled(waits))
 
     async def _write_progress(self) -> None:
         """At most twice a second; the last value of each attempt wins."""

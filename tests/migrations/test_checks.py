@@ -27,6 +27,7 @@ GOOD: dict[str, dict[str, Any]] = {
         "created_at": NOW,
         "args": b"",
     },
+    "deletions": {"id": ID, "filter": "{}", "deleted": 0},
     "task_events": {"task_id": ID, "seq": 1, "to_state": 3, "attempt": 1},
     "relay_state": {"singleton": True},
     "timers": {"task_id": ID, "kind": 1, "attempt": 1, "due_at": NOW},
@@ -95,6 +96,7 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("progress_fraction_range", "progress", {"fraction": -0.01}),
     ("attempt_logs_dropped_counts", "attempt_logs", {"dropped": -1}),
     ("attempt_logs_lines_listed", "attempt_logs", {"lines": "{}"}),
+    ("deletions_count_positive", "deletions", {"deleted": -1}),
 ]
 
 
