@@ -22,6 +22,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from dispatcher.counted import CountedPublisher, Outgoing
 from dispatcher.errors import BusError, BusUnavailable
+from dispatcher.nats_url import servers_and_login
 from dispatcher.settings import Settings
 
 __all__ = ["Bus", "Message", "Outgoing", "Subscription"]
@@ -102,6 +103,7 @@ class Bus:
         async def back() -> None:
             _log.info("connection to NATS is back")
             self.reconnects += 1
+            self._publisher.interrupted()
             for call in self.on_reconnect:
                 call()
 
@@ -112,8 +114,10 @@ class Bus:
             if str(error):
                 _log.warning("NATS: %s", error)
 
+        servers, login = servers_and_login(settings.nats_url or "")
         await self._client.connect(
-            [url.strip() for url in (settings.nats_url or "").split(",")],
+            servers,
+            **login,
             name=name,
             error_cb=failed,
             disconnected_cb=lost,
@@ -196,8 +200,10 @@ class Bus:
             )
         except nats_errors.Error as error:
             raise BusUnavailable(f"cannot subscribe to {subject}: {error!r}") from None
-        # shielded: nats-py loses its connection when the answer to a cancelled flush arrives
-        await asyncio.shield(asyncio.ensure_future(self._client.flush()))
+        # a connection that breaks just now subscribes again by itself: only the answer to the flush is lost
+        with suppress(nats_errors.Error, TimeoutError, OSError):
+            # shielded: nats-py loses its connection when the answer to a cancelled flush arrives
+            await asyncio.shield(asyncio.ensure_future(self._client.flush(timeout=5)))
         return Subscription(subscription)
 
     # acknowledgements -----------------------------------------------------------------------------------------------
