@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, BeforeValidator, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -62,6 +62,12 @@ class Settings(BaseSettings):
     """How often the leading relay looks for work that nobody announced: insurance, not the mechanism."""
     outbox_limit: int = Field(default=1_000_000, ge=1)
     """Above this many waiting outbox rows creating a task is refused."""
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Where relay and worker serve ``/metrics``, ``/livez`` and ``/readyz``; without a port nowhere."""
+    metrics_address: str = "127.0.0.1"
+    """The address for that; ``0.0.0.0`` for every interface, as in a container.  There is no login."""
+    log_format: Literal["auto", "pretty", "json"] = "auto"
+    """Log lines of relay and worker; ``auto`` is ``pretty`` on a terminal and ``json`` elsewhere."""
 
     @field_validator("database_url")
     @classmethod

@@ -44,7 +44,7 @@ from workers.session import Session
 from workers.sessions import Sessions
 from workers.settler import Settler
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "default_name"]
 
 _log = logging.getLogger("dispatcher.worker")
 
@@ -52,6 +52,11 @@ _HOUSEKEEPING_SECONDS = 0.25
 _LONGEST_AHEAD_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 1.0
 _STUCK_SECONDS = 0.25
+
+
+def default_name() -> str:
+    """How a worker is called that was given no name."""
+    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 class Worker:
@@ -74,7 +79,7 @@ class Worker:
     ) -> None:
         self._app, self._settings, self._bus, self._burst = app, settings, bus, burst
         self.boot_id: UUID = uuid4()
-        self.name = name or f"{socket.gethostname()}-{os.getpid()}"
+        self.name = name or default_name()
         self._subjects = Subjects(settings.namespace)
         self._claims = Database(settings, "dispatcher worker claim")
         self._settles = Database(settings, "dispatcher worker settle")
@@ -141,6 +146,12 @@ class Worker:
         self._presence = Presence(
             self._bus, self._subjects, self.describe, lambda: self.pace.want + self.claimer.away, self._cancel
         )
+        self._measure.watch(self.executor, self.inbox, self.claimer, self._presence)
+
+    def is_ready(self) -> dict[str, Any]:
+        """What ``/readyz`` shows: ready is who is connected and receives tasks."""
+        ready = self.ready.is_set() and not self._draining.is_set() and self._bus.connected
+        return {"ready": ready, "nats": self._bus.connected, "draining": self._draining.is_set()}
 
     def describe(self) -> dict[str, Any]:
         """What ``dispatcher workers list`` shows."""

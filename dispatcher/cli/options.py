@@ -24,6 +24,7 @@ from dispatcher.settings import Settings
 __all__ = [
     "DatabaseUrl",
     "Json",
+    "LogFormat",
     "MetricsPort",
     "Namespace",
     "NatsUrl",
@@ -56,7 +57,16 @@ StreamsConf = Annotated[
 ]
 MetricsPort = Annotated[
     int | None,
-    typer.Option("--metrics-port", min=1, max=65535, help="Serve Prometheus metrics on 127.0.0.1 at this port."),
+    typer.Option(
+        "--metrics-port",
+        min=1,
+        max=65535,
+        help="Serve /metrics, /livez and /readyz at this port (DISPATCHER_METRICS_PORT).",
+    ),
+]
+LogFormat = Annotated[
+    str | None,
+    typer.Option("--log-format", metavar="auto|pretty|json", help="Kind of log lines (DISPATCHER_LOG_FORMAT)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -67,6 +77,8 @@ _FLAGS = {
     "db_schema": "--schema",
     "namespace": "--namespace",
     "streams_conf": "--streams-conf",
+    "metrics_port": "--metrics-port",
+    "log_format": "--log-format",
 }
 _CURES = {
     "database_url": "postgresql://user:password@host:5432/name",
@@ -77,6 +89,8 @@ _CURES = {
     "outbox_limit": "a whole number, for example 1000000",
     "db_schema": "a name such as dispatcher",
     "namespace": "a name such as dispatcher",
+    "metrics_port": "a port, 1 to 65535",
+    "log_format": "auto, pretty or json",
 }
 
 
