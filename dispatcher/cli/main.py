@@ -37,6 +37,7 @@ COMMANDS: dict[str, Place] = {
     "streams": Place("dispatcher.cli.streams", "app", "Check streams.conf and bring the NATS server in line with it."),
     "migrate": Place("dispatcher.cli.migrate", "app", "Create or change the tables in PostgreSQL."),
     "config": Place("dispatcher.cli.config", "app", "Show every setting and where its value comes from."),
+    "health": Place("dispatcher.cli.health", "command", "Ask a relay or worker on this machine whether it is ready."),
     "bench": Place("dispatcher.cli.bench", "app", "Measure speed on real servers."),
     "demo": Place("dispatcher.cli.demo", "app", "See thousands of tasks survive killed processes, with proof."),
     "version": Place("dispatcher.cli.version", "command", "Show the versions of the package and its parts."),

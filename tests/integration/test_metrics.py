@@ -1,4 +1,4 @@
-"""What relay and worker count, who shows the figures of the whole installation, and how healthy a process says it is."""
+"""What relay and worker count, who shows the figures of the installation, and how healthy a process says it is."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from dispatcher.errors import ConfigurationError
 from dispatcher.metrics import WorkerMetrics
 from dispatcher.probes import Probes
 from dispatcher.relay.service import Relay
+from dispatcher.status import pause
 from tests.fixtures import apps
 from tests.fixtures.fleet import Fleet, until
 
@@ -70,7 +71,7 @@ async def test_figures_of_the_installation_come_from_the_leader_alone(
     fleet.enqueue(apps.raising.call("no"))
     await until(fleet.finished)
     with fleet.connection.transaction():
-        apps.app.pause(fleet.connection, "default")
+        pause(fleet.connection, "default")
     waiting = fleet.enqueue_many([apps.note.call(n) for n in range(3)])
     await until(lambda: fleet.count("parked") == len(waiting))
     monkeypatch.setattr("dispatcher.relay.gauges.BUSY_SECONDS", 0.0)
