@@ -10,12 +10,12 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 from uuid import UUID
 
 from dispatcher.context import NoContext, context
 
-__all__ = ["attempt_fields", "configure_logging"]
+__all__ = ["attempt_fields", "configure_logging", "line_handler"]
 
 _FIELDS = ("task_id", "type", "queue", "attempt", "worker")
 
@@ -78,16 +78,21 @@ class _Pretty(logging.Formatter):
         return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
 
 
+def line_handler(stream: TextIO, format: str, worker: str | None = None) -> logging.Handler:
+    """Writes log lines to ``stream``; see :func:`configure_logging`."""
+    handler = logging.StreamHandler(stream)
+    pretty = format == "pretty" or (format == "auto" and stream.isatty())
+    handler.setFormatter(_Pretty() if pretty else _Json())
+    handler.addFilter(_Attempt(worker))
+    return handler
+
+
 def configure_logging(format: str = "auto", worker: str | None = None, level: str = "info") -> None:
     """Send log lines to standard error: ``pretty``, ``json``, or ``auto`` (pretty on a terminal).
 
     ``worker`` is the name that every line of a worker process carries.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    pretty = format == "pretty" or (format == "auto" and sys.stderr.isatty())
-    handler.setFormatter(_Pretty() if pretty else _Json())
-    handler.addFilter(_Attempt(worker))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [line_handler(sys.stderr, format, worker)]
     root.setLevel(level.upper())
     logging.getLogger("nats").setLevel(logging.CRITICAL)

@@ -129,5 +129,4 @@ def command(
         dispatcher = load_app(app)
         configure_logging(settings.log_format, name or default_name())
         check_schema_version(require_database(settings), settings.db_schema)
-        options = WorkerOptions(queues=names, slots=concurrency, name=name, burst=burst)
-        _run(run_worker(dispatcher, settings, **options))
+        _run(run_worker(dispatcher, settings, queues=names, slots=concurrency, name=name, burst=burst))
