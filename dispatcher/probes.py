@@ -8,22 +8,36 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import CancelledError as FutureCancelled
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from dispatcher.errors import ConfigurationError
+from dispatcher.errors import ConfigurationError, DispatcherError
 
 __all__ = ["Probes"]
 
+_log = logging.getLogger("dispatcher.metrics")
+
 _LIVE_SECONDS = 5.0
 _REFRESH_SECONDS = 4.0
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        """Without looking up the name of the address, as HTTPServer does: that may take seconds in a container."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
 
 class Probes:
@@ -55,6 +69,8 @@ class Probes:
         class Handler(BaseHTTPRequestHandler):
             """One request."""
 
+            timeout = 10.0
+
             def do_GET(self) -> None:
                 """Answer."""
                 status, kind, body = probes.answer(self.path.partition("?")[0], self.headers.get("Accept", ""))
@@ -69,10 +85,9 @@ class Probes:
                 """Probes come every few seconds: no lines."""
 
         try:
-            self._server = ThreadingHTTPServer((address, port), Handler)
+            self._server = _Server((address, port), Handler)
         except OSError as error:
             raise ConfigurationError(f"metrics cannot be served on {address}:{port}: {error.strerror}") from None
-        self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, name="dispatcher-probes", daemon=True).start()
 
     def close(self) -> None:
@@ -115,8 +130,8 @@ class Probes:
             asyncio.run_coroutine_threadsafe(work, self._loop).result(_REFRESH_SECONDS)
         except RuntimeError:  # the loop is closed
             work.close()
-        except FutureTimeout:
-            pass  # show what there is
+        except (FutureTimeout, FutureCancelled, DispatcherError) as error:  # show what there is
+            _log.warning("figures are not asked for: %r", error)
 
 
 def _verdict(body: dict[str, Any], field: str, otherwise: int = 503) -> tuple[int, str, bytes]:

@@ -10,10 +10,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from dispatcher.cli.main import main
 from dispatcher.embedded import EmbeddedServers
 from dispatcher.embedded.ports import free_port
 from dispatcher.errors import ConfigurationError
@@ -163,6 +165,30 @@ async def test_a_loop_that_does_not_turn_is_not_live(monkeypatch: pytest.MonkeyP
             '{"live": false}\n',
         )  # asked by the loop's own thread, which so stands still
         assert get(port, "/readyz")[0] == 200
+
+
+def health(*args: str) -> int:
+    try:
+        main(["health", *args])
+    except SystemExit as left:
+        return int(left.code or 0)
+    return 0
+
+
+async def test_the_health_command_tells_by_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    answer: dict[str, Any] = {"ready": True, "role": "leader"}
+    with served(Probes(CollectorRegistry(), lambda: answer)) as port:
+        at = ("--metrics-port", str(port))
+        assert await asyncio.to_thread(health, *at) == 0
+        assert capsys.readouterr().out == 'ready=true role="leader"\n'
+        answer["ready"] = False
+        assert await asyncio.to_thread(health, *at, "--json") == 5
+        assert json.loads(capsys.readouterr().out) == answer
+        assert await asyncio.to_thread(health, *at, "--live") == 0
+    assert await asyncio.to_thread(health, *at) == 5
+    assert "error: no relay or worker answers" in capsys.readouterr().err
+    assert health() == 2
+    assert "set DISPATCHER_METRICS_PORT" in capsys.readouterr().err
 
 
 async def test_a_taken_port_is_a_clear_error() -> None:
