@@ -22,6 +22,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from dispatcher.counted import CountedPublisher, Outgoing
 from dispatcher.errors import BusError, BusUnavailable
+from dispatcher.nats_url import servers_and_login
 from dispatcher.security import login_options, wants_tls
 from dispatcher.settings import Settings
 
@@ -130,6 +131,7 @@ class Bus:
         async def back() -> None:
             _log.info("connection to NATS is back")
             self.reconnects += 1
+            self._publisher.interrupted()
             for call in self.on_reconnect:
                 call()
 
@@ -141,14 +143,16 @@ class Bus:
                 self._why = str(error)
                 _log.warning("NATS: %s", error)
 
+        servers, login = servers_and_login(settings.nats_url or "")
+        login |= login_options(settings)  # a login of its own setting wins over one in the URLs
         await self._client.connect(
-            [url.strip() for url in (settings.nats_url or "").split(",")],
+            servers,
+            **login,
             name=name,
             error_cb=failed,
             disconnected_cb=lost,
             reconnected_cb=back,
             closed_cb=closed,
-            **login_options(settings),
             allow_reconnect=True,
             max_reconnect_attempts=1,  # of this first connection; 0 would mean for ever
             reconnect_time_wait=cast(int, random.uniform(0.2, 0.8)),
@@ -225,8 +229,10 @@ class Bus:
             )
         except nats_errors.Error as error:
             raise BusUnavailable(f"cannot subscribe to {subject}: {error!r}") from None
-        # shielded: nats-py loses its connection when the answer to a cancelled flush arrives
-        await asyncio.shield(asyncio.ensure_future(self._client.flush()))
+        # a connection that breaks just now subscribes again by itself: only the answer to the flush is lost
+        with suppress(nats_errors.Error, TimeoutError, OSError):
+            # shielded: nats-py loses its connection when the answer to a cancelled flush arrives
+            await asyncio.shield(asyncio.ensure_future(self._client.flush(timeout=5)))
         return Subscription(subscription)
 
     # acknowledgements -----------------------------------------------------------------------------------------------

@@ -52,6 +52,14 @@ class CountedPublisher:
         finally:
             self._open = None
 
+    def interrupted(self) -> None:
+        """The connection is a new one: confirmations of the open batch may be lost, so give it up at once.
+
+        It is published again, and the message ids absorb what was stored already.
+        """
+        if self._open is not None and not self._open.done():
+            self._open.set_exception(BusUnavailable("the connection to NATS broke before everything was confirmed"))
+
     async def _acknowledged(self, message: Any) -> None:
         waiting = self._open
         if waiting is None or waiting.done() or not message.subject.endswith(f".{self._batch}"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import quote
 
 from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
@@ -136,6 +136,12 @@ class Settings(BaseSettings):
     """How many of the last log lines of an attempt are kept with it; 0: none."""
     log_bytes: int = Field(default=32_768, ge=1024, le=1_048_576)
     """How many bytes of log lines of an attempt are kept at most."""
+    metrics_port: int | None = Field(default=None, ge=1, le=65535)
+    """Where relay and worker serve ``/metrics``, ``/livez`` and ``/readyz``; without a port nowhere."""
+    metrics_address: str = "127.0.0.1"
+    """The address for that; ``0.0.0.0`` for every interface, as in a container.  There is no login."""
+    log_format: Literal["auto", "pretty", "json"] = "auto"
+    """Log lines of relay and worker; ``auto`` is ``pretty`` on a terminal and ``json`` elsewhere."""
 
     @field_validator("database_url")
     @classmethod

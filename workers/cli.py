@@ -16,6 +16,7 @@ from dispatcher.app import Dispatcher
 from dispatcher.bus import Bus
 from dispatcher.cli.options import (
     DatabaseUrl,
+    LogFormat,
     MetricsPort,
     Namespace,
     NatsUrl,
@@ -29,13 +30,13 @@ from dispatcher.cli.output import guard
 from dispatcher.collector import calm
 from dispatcher.load import load_app
 from dispatcher.logs import configure_logging
-from dispatcher.metrics import serve
 from dispatcher.options import check_queue_name
+from dispatcher.probes import Probes
 from dispatcher.settings import Settings
 from dispatcher.streams.config import load
 from state.migrate import check_schema_version
 from workers.reload import Reloader, worker_command
-from workers.runtime import Worker
+from workers.runtime import Worker, default_name
 
 __all__ = ["command", "run_worker"]
 
@@ -71,12 +72,9 @@ class WorkerOptions(TypedDict, total=False):
     slots: int
     name: str | None
     burst: bool
-    log_format: str | None
 
 
-async def run_worker(
-    app: Dispatcher, settings: Settings, metrics_port: int | None = None, **options: Unpack[WorkerOptions]
-) -> int:
+async def run_worker(app: Dispatcher, settings: Settings, **options: Unpack[WorkerOptions]) -> int:
     """Connect, work, and drain at the first SIGTERM or SIGINT; the second one ends the process at once.
 
     Returns the exit code: 70 asks whoever watches over the process to start it again.
@@ -84,7 +82,7 @@ async def run_worker(
     bus = await Bus.connect(settings, name="dispatcher worker")
     try:
         worker = Worker(app, settings, load(settings.streams_conf), bus, **options)
-        serve(worker.metrics.registry, metrics_port)
+        Probes(worker.metrics.registry, worker.is_ready).serve(settings.metrics_port, settings.metrics_address)
         loop = asyncio.get_running_loop()
 
         def stop() -> None:
@@ -144,7 +142,7 @@ def command(
     namespace: Namespace = None,
     streams_conf: StreamsConf = None,
     metrics_port: MetricsPort = None,
-    log_format: Annotated[str, typer.Option("--log-format", help="auto, pretty or json.")] = "auto",
+    log_format: LogFormat = None,
 ) -> None:
     """Run tasks that are pushed from the named queues."""
     with guard():
@@ -152,15 +150,16 @@ def command(
             database_url=database_url, nats_url=nats_url, db_schema=schema, namespace=namespace,
             streams_conf=streams_conf, grace=grace, lease=lease, processes=processes,
             process_recycle_after=process_recycle_after, process_memory=process_memory,
+            metrics_port=metrics_port, log_format=log_format,
         )  # fmt: skip
         require_nats(settings)
         names = _queue_names(queues)
         if reload:
             raise SystemExit(asyncio.run(Reloader(worker_command()).run()))
         dispatcher = load_app(app)
-        configure_logging(log_format)
+        configure_logging(settings.log_format, name or default_name())
         check_schema_version(require_database(settings), settings.db_schema)
-        options = WorkerOptions(queues=names, slots=concurrency, name=name, burst=burst, log_format=log_format)
-        code = _run(run_worker(dispatcher, settings, metrics_port, **options))
+        options = WorkerOptions(queues=names, slots=concurrency, name=name, burst=burst)
+        code = _run(run_worker(dispatcher, settings, **options))
     if code:
         raise typer.Exit(code)

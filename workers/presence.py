@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -42,6 +43,8 @@ class Presence:
         self._subscriptions: list[Subscription] = []
         self.announced = want()
         """What the leader was told last, and may still count on."""
+        self.announced_at = 0.0
+        """Unix time of the last announcement."""
 
     async def start(self) -> None:
         """Listen for questions, cancel requests and control."""
@@ -66,6 +69,7 @@ class Presence:
         about = self._describe()
         body = {"worker": f"{about['worker']}/{about['boot_id']}", "want": want, "queues": about["queues"]}
         await self._bus.publish(self._subjects.demand, json.dumps(body).encode())
+        self.announced_at = time.time()
 
     async def _asked(self, message: Message) -> None:
         if message.reply:

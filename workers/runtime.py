@@ -38,6 +38,7 @@ from workers.housekeeping import keep_house
 from workers.inbox import Inbox
 from workers.lanes import Lanes
 from workers.lease import LeaseKeeper
+from workers.leaving import Leaving
 from workers.measure import Measure
 from workers.pace import Pace
 from workers.presence import Presence
@@ -47,11 +48,16 @@ from workers.session import Session
 from workers.sessions import Sessions
 from workers.settler import Settler
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "default_name"]
 
 _log = logging.getLogger("dispatcher.worker")
 
 _STUCK_SECONDS = 0.25
+
+
+def default_name() -> str:
+    """How a worker is called that was given no name."""
+    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 class Worker:
@@ -71,12 +77,10 @@ class Worker:
         slots: int = 16,
         name: str | None = None,
         burst: bool = False,
-        log_format: str | None = None,
     ) -> None:
         self._app, self._settings, self._bus, self._burst = app, settings, bus, burst
-        self._log_format = log_format
         self.boot_id: UUID = uuid4()
-        self.name = name or f"{socket.gethostname()}-{os.getpid()}"
+        self.name = name or default_name()
         self._subjects = Subjects(settings.namespace)
         self._claims = Database(settings, "dispatcher worker claim")
         self._settles = Database(settings, "dispatcher worker settle")
@@ -143,7 +147,8 @@ class Worker:
                 if self._burst:
                     background.append(group.create_task(self._drain_when_empty()))
                 await self._draining.wait()
-                await self._drain()
+                await self._leaving.drain(self._patience, self._settings.grace.total_seconds())
+                await self.sessions.close()
                 await cancel_all(background)
         finally:
             await self._close()
@@ -158,7 +163,7 @@ class Worker:
         )  # fmt: skip
         if any(kind.in_process for kind in self._types.values()):
             self.executor.processes = Processes(
-                self._app, self._settings, self._queue_names, self.settler.progress, self._log_format
+                self._app, self._settings, self._queue_names, self.settler.progress, self._settings.log_format
             )
         self.sessions.keeper = LeaseKeeper(self._settings, self.boot_id, self._cancel_in, self._lost, self._must_leave)
         self.claimer = Claimer(
@@ -171,6 +176,13 @@ class Worker:
             lambda: self.pace.want + self.claimer.away, self._cancel,
             Control(self._bus, self.name, self.boot_id, self.drain, self.stop).asked,
         )  # fmt: skip
+        self._leaving = Leaving(self._bus, self.lanes, self.inbox, self.claimer, self.executor, self.settler)
+        self._measure.watch(self.executor, self.inbox, self.claimer, self._presence)
+
+    def is_ready(self) -> dict[str, Any]:
+        """What ``/readyz`` shows: ready is who is connected and receives tasks."""
+        ready = self.ready.is_set() and not self._draining.is_set() and self._bus.connected
+        return {"ready": ready, "nats": self._bus.connected, "draining": self._draining.is_set()}
 
     def describe(self) -> dict[str, Any]:
         """What ``dispatcher workers list`` shows."""
@@ -244,50 +256,11 @@ class Worker:
         raise ConfigurationError("the connection to NATS was closed for good; the process must be started again")
 
     async def _drain_when_empty(self) -> None:
-        """Burst: end when the lanes are empty and nothing runs, twice in a row."""
-        calm = 0
-        while calm < 2:
-            await asyncio.sleep(0.2)
-            busy = self.executor.running or len(self.inbox) or await self.lanes.waiting() or await self._outbox_waits()
-            calm = 0 if busy else calm + 1
+        await self._leaving.when_empty(self._outbox_waits)
         self.drain()
 
     async def _outbox_waits(self) -> bool:
         return bool((await self._claims.run(OUTBOX_WAITS, {"names": self._queues}))[0][0])
-
-    # stop -----------------------------------------------------------------------------------------------------------
-
-    async def _drain(self) -> None:
-        """Receive no more, refuse what waits, finish what runs, give back the rest without consuming a try."""
-        _log.info("draining: %d tasks held", len(self.executor.running))
-        self.inbox.closed = True
-        await self.lanes.leave()
-        while waiting := self.inbox.take(1_000_000):
-            for delivery in waiting:
-                await self._bus.nak(delivery.replies, 0)
-            await self.claimer.quiet.wait()
-        await self.claimer.quiet.wait()
-        for attempt in list(self.executor.ready):
-            self.executor.stop_one(attempt, Stop.RELEASE)
-        if not await self._patience.wait(self._all_settled(self._settings.grace.total_seconds())):
-            for attempt in list(self.executor.running.values()):
-                self.executor.stop_one(attempt, Stop.RELEASE)
-            if not await self._all_settled(2.0):
-                for attempt in list(self.executor.running.values()):
-                    self.executor.abandon(attempt)
-                await self._all_settled(2.0)
-        await self.sessions.close()
-
-    async def _all_settled(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                while self.executor.running:
-                    self.claimer.has_room.clear()
-                    await self.claimer.has_room.wait()
-                await self.settler.flushed()
-        except TimeoutError:
-            return False
-        return True
 
     async def _close(self) -> None:
         await self._presence.stop()

@@ -40,6 +40,7 @@ COMMANDS: dict[str, Place] = {
     "export": Place("dispatcher.cli.export", "app", "Write least-privilege roles for PostgreSQL and NATS."),
     "prune": Place("dispatcher.cli.prune", "command", "Remove finished tasks that were kept long enough."),
     "config": Place("dispatcher.cli.config", "app", "Show every setting and where its value comes from."),
+    "health": Place("dispatcher.cli.health", "command", "Ask a relay or worker on this machine whether it is ready."),
     "bench": Place("dispatcher.cli.bench", "app", "Measure speed on real servers."),
     "demo": Place("dispatcher.cli.demo", "app", "See thousands of tasks survive killed processes, with proof."),
     "version": Place("dispatcher.cli.version", "command", "Show the versions of the package and its parts."),

@@ -25,6 +25,7 @@ from dispatcher.settings import Settings
 __all__ = [
     "DatabaseUrl",
     "Json",
+    "LogFormat",
     "MetricsPort",
     "Namespace",
     "NatsUrl",
@@ -57,7 +58,16 @@ StreamsConf = Annotated[
 ]
 MetricsPort = Annotated[
     int | None,
-    typer.Option("--metrics-port", min=1, max=65535, help="Serve Prometheus metrics on 127.0.0.1 at this port."),
+    typer.Option(
+        "--metrics-port",
+        min=1,
+        max=65535,
+        help="Serve /metrics, /livez and /readyz at this port (DISPATCHER_METRICS_PORT).",
+    ),
+]
+LogFormat = Annotated[
+    str | None,
+    typer.Option("--log-format", metavar="auto|pretty|json", help="Kind of log lines (DISPATCHER_LOG_FORMAT)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -68,6 +78,8 @@ _FLAGS = {
     "db_schema": "--schema",
     "namespace": "--namespace",
     "streams_conf": "--streams-conf",
+    "metrics_port": "--metrics-port",
+    "log_format": "--log-format",
 }
 _CURES = {
     "database_url": "postgresql://user:password@host:5432/name",
@@ -84,6 +96,8 @@ _CURES = {
     **dict.fromkeys(("keep_succeeded", "keep_failed", "keep_cancelled"), "at least a minute: 30d, 12h, forever"),
     "db_schema": "a name such as dispatcher",
     "namespace": "a name such as dispatcher",
+    "metrics_port": "a port, 1 to 65535",
+    "log_format": "auto, pretty or json",
 }
 
 

@@ -12,6 +12,7 @@ import os
 import secrets
 import time
 from contextlib import suppress
+from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
@@ -22,6 +23,7 @@ from dispatcher.database import Database, Transient, connect, pause_before_retry
 from dispatcher.errors import BusError, ConfigurationError
 from dispatcher.metrics import RelayMetrics
 from dispatcher.relay.drain import Drain
+from dispatcher.relay.gauges import ClusterGauges
 from dispatcher.relay.guard import Guard
 from dispatcher.relay.leader import Leader
 from dispatcher.relay.pruner import Pruner
@@ -54,8 +56,18 @@ class Relay:
         self.led = asyncio.Event()
         self.metrics = RelayMetrics()
         self.drain.metrics = self.metrics
+        self.gauges = ClusterGauges(
+            settings, streams, bus, self._standby, self.led.is_set, lambda: self.drain.published
+        )
+        self.metrics.registry.register(self.gauges)
+        self._standing_by = False
         self._stopping = asyncio.Event()
         self._last_beat = time.monotonic()
+
+    def ready(self) -> dict[str, Any]:
+        """What ``/readyz`` shows: ready is who is connected and leads, or stands by to lead."""
+        role = "leader" if self.led.is_set() else "standby" if self._standing_by else "none"
+        return {"ready": role != "none" and self._bus.connected, "role": role, "nats": self._bus.connected}
 
     def stop(self) -> None:
         """Finish the drain at hand and return from :meth:`run`."""
@@ -101,12 +113,14 @@ class Relay:
         sql = "SELECT pg_advisory_lock(%(k1)s, %(k2)s)"
         won = asyncio.ensure_future(election.execute(sql, self._key, prepare=False))
         stopped = asyncio.ensure_future(self._stopping.wait())
+        self._standing_by = True
         try:
             await asyncio.wait({won, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if won.done():
                 await won
             return won.done() and not self._stopping.is_set()
         finally:
+            self._standing_by = False
             stopped.cancel()
             if not won.done():
                 election.cancel()
