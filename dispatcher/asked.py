@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
+from dispatcher.errors import OptionError
+from dispatcher.options import check_times
 from dispatcher.retry import Retry
 from state.machine import Flag
 
@@ -21,6 +23,7 @@ class Asked:
     """The columns of a task that options decide; times in seconds, ``meta`` as JSON text."""
 
     __slots__ = (
+        "deadline",
         "delay",
         "expires",
         "flags",
@@ -50,7 +53,10 @@ class Asked:
         self.delay: float | None = find("delay")
         if self.run_at is not None and self.delay is not None:  # one from the type, one from the call, which wins
             self.run_at, self.delay = overrides.get("run_at"), overrides.get("delay")
+        self.deadline: float | None = find("deadline")
         self.expires: float | None = find("expires")
+        if self.deadline is not None or find("soft_timeout") is not None:
+            check_times(merge(defaults, overrides))
         self.key: str | None = find("key")
         self.key_ttl: float | None = find("key_ttl")
         meta = _meta(options, overrides, secret)
@@ -71,6 +77,21 @@ class Asked:
             and self.expires is None
         )
         """Whether nothing optional is asked for: the short statement will do."""
+
+    def expires_in(self) -> float | None:
+        """Seconds after its due time when an unstarted task expires: by ``expires`` or ``deadline``, the earlier one.
+
+        The deadline counts from now.  With ``run_at`` that is this machine's clock, as ``run_at`` itself.
+        """
+        if self.deadline is None:
+            return self.expires
+        due_in = self.delay or 0.0
+        if self.run_at is not None:
+            due_in = max(0.0, (self.run_at - datetime.now(UTC)).total_seconds())
+            if due_in >= self.deadline:
+                raise OptionError(f"deadline must be later than run_at, not {self.deadline:g} s from now")
+        left = self.deadline - due_in
+        return left if self.expires is None else min(left, self.expires)
 
 
 def tries_of(defaults: Mapping[str, Any], overrides: Mapping[str, Any]) -> int:
@@ -100,8 +121,11 @@ def _meta(options: Mapping[str, Any], overrides: Mapping[str, Any], secret: tupl
         meta["tags"] = list(options["tags"])
     if options.get("headers"):
         meta["headers"] = options["headers"]
-    if overrides.get("timeout") is not None:
-        meta["timeout"] = overrides["timeout"]
+    for name in ("timeout", "soft_timeout"):
+        if overrides.get(name) is not None:
+            meta[name] = overrides[name]
+    if options.get("deadline") is not None:
+        meta["deadline"] = options["deadline"]
     if overrides.get("retry") is not None:
         meta["retry"] = overrides["retry"].to_meta()
     if secret:

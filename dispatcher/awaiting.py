@@ -15,9 +15,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from dispatcher.errors import NotAwaited
-from dispatcher.tx import kind_of
+from dispatcher.tx import is_async, kind_of, resolved
 
-__all__ = ["guarded"]
+__all__ = ["guarded", "written"]
 
 T = TypeVar("T")
 Pending = dict[object, str]
@@ -38,6 +38,12 @@ def guarded(tx: Any, call: str, work: Callable[[], Coroutine[Any, Any, T]]) -> C
         return await work()
 
     return run()
+
+
+def written(tx: Any, call: str, work: Callable[[Any], Any]) -> Any:
+    """A change on any session; on an asynchronous one a forgotten ``await`` is as bad as one on an enqueue."""
+    tx = resolved(tx)
+    return guarded(tx, call, lambda: work(tx)) if is_async(tx) else work(tx)
 
 
 def _pending(tx: Any) -> Pending:

@@ -22,6 +22,8 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from dispatcher.counted import CountedPublisher, Outgoing
 from dispatcher.errors import BusError, BusUnavailable
+from dispatcher.nats_url import servers_and_login
+from dispatcher.security import login_options, wants_tls
 from dispatcher.settings import Settings
 
 __all__ = ["Bus", "Message", "Outgoing", "Subscription"]
@@ -55,11 +57,35 @@ class Subscription:
             await cast(Any, self._subscription).drain()
 
 
+class _Client(Client):
+    """Trap of nats-py: it goes on in plain text, login included, when a server of ``tls://`` offers no TLS."""
+
+    only_tls = False
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if self.only_tls and not info.get("tls_required"):
+            raise nats_errors.Error("the server offers no TLS, which the settings demand")
+        await super()._process_info(info, initial_connection)
+
+    async def _process_connect_init(self) -> None:
+        """Trap of nats-py: after a failed TLS handshake it waits for ever for its transport to be closed."""
+        try:
+            await super()._process_connect_init()
+            if not self.is_connected:  # it takes an end of the stream for an answer
+                raise nats_errors.Error("the server ended the connection; does it ask for a client certificate?")
+        except Exception:
+            transport, self._transport = cast(Any, self._transport), None
+            if transport is not None:
+                transport.close()
+            raise
+
+
 class Bus:
     """One connection to NATS.  Make it with :meth:`connect`; it reconnects for ever, with jitter."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._why = ""
         self._publisher = CountedPublisher(client)
         self.closed = asyncio.Event()
         """Set when the connection is closed for good; a process should end then."""
@@ -76,7 +102,8 @@ class Bus:
         """
         if not settings.nats_url:
             raise BusUnavailable("no NATS server is configured; set DISPATCHER_NATS_URL or pass --nats-url")
-        client = Client()
+        client = _Client()
+        client.only_tls = wants_tls(settings)
         bus = cls(client)
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
@@ -87,7 +114,9 @@ class Bus:
                 return bus
             except (nats_errors.NoServersError, OSError, TimeoutError, nats_errors.TimeoutError) as error:
                 if deadline is not None and loop.time() + delay > deadline:
-                    raise BusUnavailable(f"no NATS server answers at {_shown(settings.nats_url)}: {error}") from None
+                    raise BusUnavailable(
+                        f"no NATS server answers at {_shown(settings.nats_url)}: {bus._why or error}"
+                    ) from None
                 _log.warning("NATS is away, trying again: %s", error)
             except nats_errors.AuthorizationError:
                 raise BusUnavailable(f"NATS at {_shown(settings.nats_url)} refused the credentials") from None
@@ -102,6 +131,7 @@ class Bus:
         async def back() -> None:
             _log.info("connection to NATS is back")
             self.reconnects += 1
+            self._publisher.interrupted()
             for call in self.on_reconnect:
                 call()
 
@@ -110,16 +140,19 @@ class Bus:
 
         async def failed(error: Exception) -> None:
             if str(error):
+                self._why = str(error)
                 _log.warning("NATS: %s", error)
 
+        servers, login = servers_and_login(settings.nats_url or "")
+        login |= login_options(settings)  # a login of its own setting wins over one in the URLs
         await self._client.connect(
-            [url.strip() for url in (settings.nats_url or "").split(",")],
+            servers,
+            **login,
             name=name,
             error_cb=failed,
             disconnected_cb=lost,
             reconnected_cb=back,
             closed_cb=closed,
-            user_credentials=str(settings.nats_creds) if settings.nats_creds else None,
             allow_reconnect=True,
             max_reconnect_attempts=1,  # of this first connection; 0 would mean for ever
             reconnect_time_wait=cast(int, random.uniform(0.2, 0.8)),
@@ -196,8 +229,10 @@ class Bus:
             )
         except nats_errors.Error as error:
             raise BusUnavailable(f"cannot subscribe to {subject}: {error!r}") from None
-        # shielded: nats-py loses its connection when the answer to a cancelled flush arrives
-        await asyncio.shield(asyncio.ensure_future(self._client.flush()))
+        # a connection that breaks just now subscribes again by itself: only the answer to the flush is lost
+        with suppress(nats_errors.Error, TimeoutError, OSError):
+            # shielded: nats-py loses its connection when the answer to a cancelled flush arrives
+            await asyncio.shield(asyncio.ensure_future(self._client.flush(timeout=5)))
         return Subscription(subscription)
 
     # acknowledgements -----------------------------------------------------------------------------------------------

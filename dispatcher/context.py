@@ -6,16 +6,19 @@ handler that asks for it outside a task gets a clear error.
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, overload
 from uuid import UUID
 
 from dispatcher.children import children, children_blocking
 from dispatcher.compose import Composed
 from dispatcher.effects import Step, Transaction, Work
 from dispatcher.errors import DispatcherError
+from dispatcher.lifecycle import Resource, ResourceNotOpen
 
 if TYPE_CHECKING:
     import psycopg
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
     from sqlalchemy.orm import Session, sessionmaker
 
-__all__ = ["Context", "Fence", "NoContext", "context", "current"]
+__all__ = ["Context", "Fence", "NoContext", "Running", "context", "current"]
 
 R = TypeVar("R")
 
@@ -41,13 +44,16 @@ class NoContext(DispatcherError):
 
 
 class Context:
-    """The attempt that is running.  Safe to use from the handler's thread or task."""
+    """The attempt that is running.  Safe to use from the handler's thread or task; the same in child processes."""
 
     __slots__ = (
         "_asked",
+        "_hard_at",
         "_report",
+        "_resources",
         "_seen",
         "_signal",
+        "_soft_at",
         "_work",
         "attempt",
         "headers",
@@ -69,6 +75,9 @@ class Context:
         max_attempts: int,
         headers: dict[str, str],
         report: Callable[[float, str | None], None],
+        resources: Mapping[str, Resource[Any]],
+        soft_at: float | None = None,
+        hard_at: float | None = None,
         work: Work | None = None,
     ) -> None:
         self.task_id = task_id
@@ -83,6 +92,8 @@ class Context:
         self.max_attempts = max_attempts
         self.headers = headers
         self._report = report
+        self._resources = resources
+        self._soft_at, self._hard_at = soft_at, hard_at
         self._asked = False
         self._signal: threading.Event | None = None
         self._seen = False
@@ -153,7 +164,10 @@ class Context:
     def work(self) -> Work:
         """For the worker: what the transactions write for.  Raises ``NoContext`` where none can be opened."""
         if self._work is None:
-            raise NoContext("transactions and steps need a worker that runs the handler itself")
+            raise NoContext(
+                "transaction(), step(), returns(), gather() and handing over do not work in a child process:"
+                " they need a handler that runs in the worker itself, without pool='process'"
+            )
         return self._work
 
     @property
@@ -170,9 +184,20 @@ class Context:
             raise ValueError(f"progress must be between 0 and 1, not {fraction!r}")
         self._report(float(fraction), message)
 
+    def resource(self, name: str) -> Any:
+        """What the ``@app.resource`` of that name yielded here.  Raises ``ResourceNotOpen`` if there is none."""
+        try:
+            found = self._resources[name]
+        except KeyError:
+            raise ResourceNotOpen(f"the app has no resource {name!r}") from None
+        return found.get()
+
     @property
     def cancelled(self) -> bool:
-        """Whether the attempt was asked to stop: a plain function should look at it from time to time and return."""
+        """Whether the attempt was asked to stop: a plain function should look at it from time to time and return.
+
+        Asked by a cancel, a stopping worker, the soft timeout or the timeout.
+        """
         self._seen = self._seen or self._asked
         return self._asked
 
@@ -185,19 +210,42 @@ class Context:
         return self.cancelled
 
     @property
+    def overdue(self) -> bool:
+        """Whether the soft timeout has passed: tells it from a cancel."""
+        return self._soft_at is not None and time.monotonic() >= self._soft_at
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds until the attempt is ended, by its timeout or the task's deadline; ``None``: no limit."""
+        return None if self._hard_at is None else max(0.0, self._hard_at - time.monotonic())
+
+    @property
     def obeyed(self) -> bool:
         """For the worker: whether the handler saw that it should stop."""
         return self._seen
 
-    def ask_to_stop(self) -> None:
-        """For the worker: set :attr:`cancelled`."""
+    def ask_to_stop(self, *, overdue: bool = False) -> None:
+        """For the worker: set :attr:`cancelled`, and :attr:`overdue` whatever the clock of this process says."""
+        if overdue:
+            self._soft_at = 0.0
         self._asked = True
         if self._signal is not None:
             self._signal.set()
 
 
-current: ContextVar[Callable[[], Context]] = ContextVar("dispatcher_context")
-"""Set by the worker.  A function: most handlers never ask, and building a context costs more than asking."""
+class Running(Protocol):
+    """What the worker puts into :data:`current`: a function, because most handlers never ask for their context, and
+    building one costs more than asking."""
+
+    def __call__(self) -> Context:
+        """The context, built when first asked for."""
+
+    def log(self, record: logging.LogRecord) -> None:
+        """Keep what the handler logged."""
+
+
+current: ContextVar[Running] = ContextVar("dispatcher_context")
+"""Set by the worker."""
 
 
 def context() -> Context:

@@ -23,7 +23,7 @@ class CountedPublisher:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        self._inbox = client.new_inbox()
+        self._inbox = ""
         self._batch = 0
         self._open: asyncio.Future[None] | None = None
         self._missing = 0
@@ -32,6 +32,7 @@ class CountedPublisher:
     async def store(self, batch: Sequence[Outgoing], timeout: float) -> None:
         """Publish and wait; see ``Bus.store`` for what it raises.  One batch at a time."""
         if not self._subscribed:
+            self._inbox = self._inbox or self._client.new_inbox()  # its prefix is known after the connect
             await self._client.subscribe(
                 f"{self._inbox}.*", cb=self._acknowledged, pending_msgs_limit=0, pending_bytes_limit=0
             )
@@ -50,6 +51,14 @@ class CountedPublisher:
             raise BusUnavailable(f"{self._missing} of {len(batch)} messages not confirmed in {timeout:g} s") from None
         finally:
             self._open = None
+
+    def interrupted(self) -> None:
+        """The connection is a new one: confirmations of the open batch may be lost, so give it up at once.
+
+        It is published again, and the message ids absorb what was stored already.
+        """
+        if self._open is not None and not self._open.done():
+            self._open.set_exception(BusUnavailable("the connection to NATS broke before everything was confirmed"))
 
     async def _acknowledged(self, message: Any) -> None:
         waiting = self._open

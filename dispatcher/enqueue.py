@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from dispatcher.awaiting import guarded
+from dispatcher.enqueued import ENQUEUED
 from dispatcher.errors import KeyConflict
 from dispatcher.handle import Task
 from dispatcher.order import Order
@@ -63,7 +64,7 @@ def _optional(order: Order) -> dict[str, Any]:
     return {
         "run_at": asked.run_at,
         "delay": asked.delay,
-        "expires": asked.expires,
+        "expires": asked.expires_in(),
         "meta": asked.meta,
         "key": asked.key,
         "args_hash": None if asked.key is None else order.payload.digest(order.args),
@@ -76,6 +77,8 @@ def _made(order: Order, rows: Sequence[Row], is_open: Callable[[], bool]) -> Tas
     task_id = _uuid(found)
     if conflict:
         raise KeyConflict(order.name, order.asked.key or "", task_id)
+    if created:
+        ENQUEUED[order.name, order.asked.queue] += 1
     return Task(task_id, created=created, home=order.home, decode=order.payload.decode_result, is_open=is_open)
 
 
@@ -198,6 +201,7 @@ _NOTHING_OPTIONAL: Mapping[str, None] = dict.fromkeys(_ARRAYS.values())
 def _tasks(
     orders: Sequence[Order], ids: Sequence[UUID], found: Mapping[int, UUID], is_open: Callable[[], bool]
 ) -> list[Task[Any]]:
+    ENQUEUED.update((order.name, order.asked.queue) for i, order in enumerate(orders) if i not in found)
     return [
         Task(
             found.get(i, ids[i]),

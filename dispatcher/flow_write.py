@@ -25,7 +25,7 @@ __all__ = ["enqueue_flow", "flow_steps"]
 _CHUNK = 1000
 """Tasks and other rows per statement."""
 SHARD = 1000
-"""A flow with more members than this counts them in rows of so many each: see migration 0003."""
+"""A flow with more members than this counts them in rows of so many each: see migration 0006."""
 
 
 def enqueue_flow(tx: Any, plan: Plan) -> Any:

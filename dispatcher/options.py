@@ -9,12 +9,12 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from dispatcher.errors import OptionError, QueueNameInvalid, RunAtNaive, did_you_mean
 from dispatcher.retry import Retry
 
-__all__ = ["CallOptions", "Retry", "TaskOptions", "check_options", "check_queue_name"]
+__all__ = ["CallOptions", "Retry", "TaskOptions", "check_options", "check_queue_name", "check_times"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LONGEST = 100 * 366 * 86400.0
@@ -42,7 +42,11 @@ class CallOptions(TypedDict, total=False):
     retry: Retry | None
     """When and how to try again."""
     timeout: float | timedelta | None
-    """How long one attempt may run."""
+    """How long one attempt may run; then it is ended, and tried again by the retry policy."""
+    soft_timeout: float | timedelta | None
+    """How long one attempt may run before it is asked to come to an end; less than ``timeout``."""
+    deadline: float | timedelta | None
+    """How long after its creation the task must be finished; otherwise it fails with reason ``deadline``."""
     tags: Iterable[str]
     """Words to find the task by; each 1 to 200 characters."""
     headers: Mapping[str, str]
@@ -58,6 +62,9 @@ class TaskOptions(CallOptions, total=False):
     """The stored name; ``module.function`` when not given."""
     aliases: Iterable[str]
     """Older names under which stored tasks of this type may still wait."""
+    pool: Literal["thread", "process"]
+    """Where it runs: ``process`` is a child process that can be ended alone.  Without it plain functions run in a
+    thread and async ones on the worker's event loop."""
 
 
 def check_queue_name(name: object, what: str = "queue") -> str:
@@ -77,7 +84,18 @@ def check_options(given: Mapping[str, Any], known: Mapping[str, Callable[[Any], 
         if check is None:
             raise OptionError(f"no option {name!r}{did_you_mean(name, known)}")
         checked[name] = check(value)
+    check_times(checked)
     return checked
+
+
+def check_times(options: Mapping[str, Any]) -> None:
+    """Refuse times that contradict each other; also for the options of type and call together."""
+    soft, hard = options.get("soft_timeout"), options.get("timeout")
+    if soft is not None and hard is not None and soft >= hard:
+        raise OptionError(f"soft_timeout must be less than timeout, not {soft:g} s of {hard:g} s")
+    delay, deadline = options.get("delay"), options.get("deadline")
+    if delay is not None and deadline is not None and delay >= deadline:
+        raise OptionError(f"deadline must be later than delay, not {deadline:g} s after a delay of {delay:g} s")
 
 
 def _text(name: str, longest: int = 200) -> Callable[[Any], str]:
@@ -152,6 +170,12 @@ def _words(name: str) -> Callable[[Any], tuple[str, ...]]:
     return check
 
 
+def _pool(value: Any) -> str:
+    if value not in ("thread", "process"):
+        raise OptionError(f"pool must be 'thread' or 'process', not {value!r}")
+    return str(value)
+
+
 def _headers(value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise OptionError(f"headers must be a mapping of text to text, not {type(value).__name__}")
@@ -172,11 +196,18 @@ CALL_CHECKS: dict[str, Callable[[Any], Any]] = {
     "max_attempts": _optional(_max_attempts),
     "retry": _optional(_retry),
     "timeout": _optional(_seconds("timeout", zero=False)),
+    "soft_timeout": _optional(_seconds("soft_timeout", zero=False)),
+    "deadline": _optional(_seconds("deadline", zero=False)),
     "tags": _words("tags"),
     "headers": _headers,
     "expires": _optional(_seconds("expires", zero=False)),
 }
 """Option name to check, for ``.options(...)``."""
 
-TASK_CHECKS: dict[str, Callable[[Any], Any]] = {**CALL_CHECKS, "name": _text("name"), "aliases": _words("aliases")}
+TASK_CHECKS: dict[str, Callable[[Any], Any]] = {
+    **CALL_CHECKS,
+    "name": _text("name"),
+    "aliases": _words("aliases"),
+    "pool": _pool,
+}
 """Option name to check, for ``@app.task(...)``."""

@@ -7,29 +7,45 @@ asynchronous one a coroutine.  Nothing is committed here: a cancel holds when th
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeAlias, TypeVar, overload
 from uuid import UUID
 
 from dispatcher.errors import OptionError, TaskNotFound, did_you_mean
-from dispatcher.filters import MOST, Filters, cursor_of
+from dispatcher.explain.answer import Explanation
+from dispatcher.explain.causes import explanation
+from dispatcher.explain.facts import Facts, read
+from dispatcher.filters import Filters
 from dispatcher.steps import Steps
 from dispatcher.task_info import Answer, Event, Page, QueueInfo, TaskInfo
 from dispatcher.tx import AsyncTx, SyncTx, is_async, run_steps, run_steps_async
+from dispatcher.walking import walk
 from state import queries, requests
-from state.listing import ALL, probe, walkable
 from state.machine import State
 from state.sql import DEFAULT_SCHEMA, Sql
 
-__all__ = ["cancel", "change", "counts", "get", "history", "list_", "pause", "queues", "resume", "retry"]
+__all__ = [
+    "cancel",
+    "change",
+    "counts",
+    "explain",
+    "facts",
+    "get",
+    "history",
+    "list_",
+    "pause",
+    "perform",
+    "queues",
+    "resume",
+    "retry",
+]
 
 T = TypeVar("T")
-_MOST_STEPS = 200
 _UNPARK_BATCH = 1000
 
 
-def _perform(tx: Any, steps: Steps[T], schema: str, *, atomic: bool = False) -> Any:
+def perform(tx: Any, steps: Steps[T], schema: str, *, atomic: bool = False) -> Any:
+    """The result of the steps on this session; a coroutine of it on an asynchronous one."""
     if is_async(tx):
         return run_steps_async(tx, steps, schema, atomic=atomic)
     return run_steps(tx, steps, schema, atomic=atomic)
@@ -49,7 +65,7 @@ def get(tx: Any, /, task_id: UUID | str, *, schema: str = DEFAULT_SCHEMA) -> Any
             raise TaskNotFound(task)
         return TaskInfo.from_row(rows[0])
 
-    return _perform(tx, steps(), schema)
+    return perform(tx, steps(), schema)
 
 
 _States: TypeAlias = str | State | Iterable[str | State] | None
@@ -82,38 +98,12 @@ def list_(
     A filter that matches next to nothing among millions ends a page early, after a million looked-at tasks;
     ``Page.next`` then goes on from there.
     """
-    return _perform(tx, _list(Filters.of(filters, limit, cursor)), schema)
+    return perform(tx, _list(Filters.of(filters, limit, cursor)), schema)
 
 
 def _list(wanted: Filters) -> Steps[Page]:
-    many: frozenset[State] = frozenset()
-    if wanted.uncounted:
-        rows = yield queries.BACKLOG, {}
-        backlog = {State(state): n for state, n in rows}
-        wanted = wanted.without(wanted.uncounted - backlog.keys())
-        many = frozenset(state for state, n in backlog.items() if state is State.BLOCKED or n > MOST * 50)
-        if wanted.nothing:
-            return Page((), None)
-    shape = wanted.shape(many)
-    names = walkable(shape)
-    if len(names) > 1:
-        (ends,) = yield probe(names), wanted.values(None, 0)
-        rarest = min(range(len(names)), key=lambda i: "" if ends[i] is None else str(ends[i]))
-        shape = replace(shape, start=names[rarest])
-    tasks: list[TaskInfo] = []
-    high: UUID | None = wanted.high
-    sql = queries.page(shape)
-    for _ in range(_MOST_STEPS):
-        rows = yield sql, wanted.values(high, wanted.limit + 1 - len(tasks))
-        tasks += [TaskInfo.from_row(row[2:]) for row in rows if row[1]]
-        high = None if rows[0][0] is None else UUID(str(rows[0][0]))
-        if len(tasks) > wanted.limit:
-            return Page(tuple(tasks[: wanted.limit]), cursor_of(tasks[wanted.limit - 1].id))
-        if high is None:
-            return Page(tuple(tasks), None)
-        if len(names) > 1:
-            sql = queries.page(replace(shape, start=ALL))
-    return Page(tuple(tasks), cursor_of(high) if high else None)
+    rows, more = yield from walk(wanted, queries.page)
+    return Page(tuple(TaskInfo.from_row(row) for row in rows), more)
 
 
 @overload
@@ -122,15 +112,15 @@ def counts(tx: SyncTx, /, *, schema: str = ...) -> dict[str, dict[str, int]]: ..
 def counts(tx: AsyncTx, /, *, schema: str = ...) -> Coroutine[Any, Any, dict[str, dict[str, int]]]: ...
 def counts(tx: Any, /, *, schema: str = DEFAULT_SCHEMA) -> Any:
     """How many tasks each queue has in each state: ``{"billing": {"queued": 3, "succeeded": 120}}``.  No zeros."""
-    return _perform(tx, _counts(), schema)
 
+    def steps() -> Steps[dict[str, dict[str, int]]]:
+        rows = yield queries.COUNTS, {}
+        found: dict[str, dict[str, int]] = {}
+        for queue, state, n in rows:
+            found.setdefault(queue, {})[State(state).label] = int(n)
+        return found
 
-def _counts() -> Steps[dict[str, dict[str, int]]]:
-    rows = yield queries.COUNTS, {}
-    found: dict[str, dict[str, int]] = {}
-    for queue, state, n in rows:
-        found.setdefault(queue, {})[State(state).label] = int(n)
-    return found
+    return perform(tx, steps(), schema)
 
 
 @overload
@@ -141,11 +131,10 @@ def queues(tx: Any, /, *, schema: str = DEFAULT_SCHEMA) -> Any:
     """Every queue by name: pause, tasks by state, depth, and since when the oldest queued task waits."""
 
     def steps() -> Steps[list[QueueInfo]]:
-        by_queue = yield from _counts()
         rows = yield queries.QUEUES, {}
-        return [QueueInfo.from_row(row, by_queue.get(row[0], {})) for row in rows]
+        return [QueueInfo.from_row(row) for row in rows]
 
-    return _perform(tx, steps(), schema)
+    return perform(tx, steps(), schema)
 
 
 @overload
@@ -162,7 +151,29 @@ def history(tx: Any, /, task_id: UUID | str, *, schema: str = DEFAULT_SCHEMA) ->
             raise TaskNotFound(task)
         return [Event.from_row(row) for row in rows]
 
-    return _perform(tx, steps(), schema)
+    return perform(tx, steps(), schema)
+
+
+@overload
+def explain(tx: SyncTx, /, task_id: UUID | str, *, schema: str = ...) -> Explanation: ...
+@overload
+def explain(tx: AsyncTx, /, task_id: UUID | str, *, schema: str = ...) -> Coroutine[Any, Any, Explanation]: ...
+def explain(tx: Any, /, task_id: UUID | str, *, schema: str = DEFAULT_SCHEMA) -> Any:
+    """Why a task has not run yet, as far as the database knows; ``dispatcher tasks explain`` also asks NATS.
+
+    An unknown id is an answer, not an error.  Raises ``OptionError`` for what is no id.
+    """
+
+    def steps() -> Steps[Explanation]:
+        return explanation((yield from read(_id(task_id), schema)), None)
+
+    return perform(tx, steps(), schema)
+
+
+def facts(tx: SyncTx, /, task_id: UUID | str, *, schema: str = DEFAULT_SCHEMA) -> Facts:
+    """What the database knows for an explanation."""
+    found: Facts = perform(tx, read(_id(task_id), schema), schema)
+    return found
 
 
 _Ids: TypeAlias = UUID | str | Iterable[UUID | str]
@@ -179,7 +190,7 @@ def cancel(tx: Any, /, ids: _Ids, *, actor: str | None = None, schema: str = DEF
 
     Waiting tasks end at once.  A running one is asked to stop: it ends as cancelled unless it succeeds first.
     """
-    return _perform(tx, change(requests.CANCEL, ids, actor), schema, atomic=True)
+    return perform(tx, change(requests.CANCEL, _ids(ids), actor), schema, atomic=True)
 
 
 @overload
@@ -190,16 +201,19 @@ def retry(
 ) -> Coroutine[Any, Any, list[Answer]]: ...
 def retry(tx: Any, /, ids: _Ids, *, actor: str | None = None, schema: str = DEFAULT_SCHEMA) -> Any:
     """Run failed or cancelled tasks again from the start, with all their tries and without expiry.  See ``Answer``."""
-    return _perform(tx, change(requests.RETRY, ids, actor), schema, atomic=True)
+    return perform(tx, change(requests.RETRY, _ids(ids), actor), schema, atomic=True)
 
 
-def change(sql: Sql, ids: _Ids, actor: str | None) -> Steps[list[Answer]]:
-    """Cancel or retry as one step of something larger."""
-    asked = [_id(one) for one in ([ids] if isinstance(ids, (UUID, str)) else ids)]
+def _ids(ids: _Ids) -> list[UUID]:
+    return [_id(one) for one in ([ids] if isinstance(ids, (UUID, str)) else ids)]
+
+
+def change(sql: Sql, asked: Sequence[UUID], actor: str | None) -> Steps[list[Answer]]:
+    """Cancel or retry these tasks as one step of something larger; one answer for each id, in the order asked."""
     if not asked:
         return []
-    yield requests.LOCK, {"ids": asked}
-    rows = yield sql, {"ids": asked, "actor": actor}
+    yield requests.LOCK, {"ids": list(asked)}
+    rows = yield sql, {"ids": list(asked), "actor": actor}
     answers = {
         str(task): Answer(UUID(str(task)), outcome, None if state is None else State(state).label)
         for task, outcome, state in rows
@@ -221,7 +235,7 @@ def pause(tx: Any, /, queue: str, *, actor: str | None = None, schema: str = DEF
         rows = yield requests.PAUSE, {"queue": queue, "actor": actor}
         return bool((yield from _known(queue, rows))[1])
 
-    return _perform(tx, steps(), schema)
+    return perform(tx, steps(), schema)
 
 
 @overload
@@ -239,7 +253,7 @@ def resume(tx: Any, /, queue: str, *, schema: str = DEFAULT_SCHEMA) -> Any:
             ((cleared, _),) = yield requests.UNPARK, {"queue_id": queue_id, "most": _UNPARK_BATCH}
         return bool(changed)
 
-    return _perform(tx, steps(), schema)
+    return perform(tx, steps(), schema)
 
 
 def _known(queue: str, rows: Sequence[tuple[Any, ...]]) -> Steps[tuple[Any, ...]]:

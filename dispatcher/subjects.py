@@ -4,6 +4,7 @@
 <namespace>.push.<stream>.<queue>.<lane>    where the lane's push consumer delivers
 <namespace>.ctl.*                           presence and control, core NATS only
 <namespace>.settled                         ids of tasks that just ended, one message per settled batch
+<namespace>.waits                           ids of tasks that an attempt left waiting, one message per settled batch
 """
 
 from __future__ import annotations
@@ -23,10 +24,16 @@ class Subjects:
         self.namespace = namespace
         self.settled = f"{namespace}.settled"
         """Workers publish 17-byte records here: 16 bytes task id, 1 byte state."""
+        self.waits = f"{namespace}.waits"
+        """The same for tasks that an attempt left waiting: retrying, snoozed, given back."""
+        self.all_lanes = f"{namespace}.tasks.>"
+        """Everything the relay publishes; streams store it, a tail listens to it."""
         self.cancel = f"{namespace}.ctl.cancel"
         """The leader publishes 20-byte records here: 16 bytes task id, 4 bytes attempt."""
         self.workers = f"{namespace}.ctl.workers"
-        """A request here is answered by every live worker with one JSON object."""
+        """A request here is answered by every live worker with one JSON object; its body may ask for more."""
+        self.control = f"{namespace}.ctl.control"
+        """A request here makes the workers it names drain or stop; each of them answers."""
         self.demand = f"{namespace}.ctl.demand"
         """Workers announce how many messages they want; the leader sizes the lanes by it."""
         self.busy = f"{namespace}.ctl.busy"

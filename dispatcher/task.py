@@ -15,7 +15,7 @@ from dispatcher.enqueue import enqueue
 from dispatcher.errors import FlowInvalid, OptionError
 from dispatcher.handle import Task
 from dispatcher.installation import Installation
-from dispatcher.options import CALL_CHECKS, CallOptions, check_options
+from dispatcher.options import CALL_CHECKS, CallOptions, check_options, check_times
 from dispatcher.passing import encode_without, first_parameter, parameters
 from dispatcher.payload import Payload
 from dispatcher.retry import Retry
@@ -54,12 +54,19 @@ class TaskType(Generic[P, R, C]):
         self.name = name
         self.aliases: tuple[str, ...] = options.get("aliases", ())
         self.is_async = inspect.iscoroutinefunction(function)
+        pool = options.get("pool")
+        if pool == "thread" and self.is_async:
+            raise OptionError(f"{name!r} is async and runs on the event loop: leave pool out, or say pool='process'")
+        self.in_process = pool == "process"
+        """Whether it runs in a child process."""
         self._home = home
         self._limits = limits
         self._defaults = {key: value for key, value in options.items() if key in CALL_CHECKS}
         self._overrides: Mapping[str, Any] = {}
         self._payload: Payload | None = None
         self._asked: Asked | None = None
+        self.timed = self.timeout is not None or self.soft_timeout is not None
+        """Whether its attempts have a time limit when a call says nothing else."""
 
     # what a worker needs --------------------------------------------------------------------------------------------
 
@@ -87,6 +94,11 @@ class TaskType(Generic[P, R, C]):
     def timeout(self) -> float | None:
         """Seconds one attempt may run when a call says nothing else; ``None``: for ever."""
         return self._defaults.get("timeout")
+
+    @property
+    def soft_timeout(self) -> float | None:
+        """Seconds after which an attempt is asked to come to an end when a call says nothing else."""
+        return self._defaults.get("soft_timeout")
 
     @property
     def max_attempts(self) -> int:
@@ -160,6 +172,7 @@ class TaskType(Generic[P, R, C]):
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other._overrides = merge(self._overrides, checked)
+        check_times(merge(self._defaults, other._overrides))
         other._asked = None
         return other
 
@@ -185,11 +198,15 @@ class TaskType(Generic[P, R, C]):
 
     def registered(self) -> dict[str, Any]:
         """What the database should know of the type, for those who create its tasks without this code."""
+        optional = ("delay", "expires", "key", "key_ttl", "tags", "headers")
         return {
             "queue": self.queue,
             "lane": self.lane,
             "max_attempts": self.max_attempts,
             "secret": list(self.payload.secret_names),
+            "secret_result": self.payload.secret_result,
+            "args_limit": self._limits[0],
+            **{name: self._defaults[name] for name in optional if self._defaults.get(name)},
         }
 
     def __repr__(self) -> str:

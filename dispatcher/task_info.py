@@ -12,7 +12,7 @@ from uuid import UUID
 from dispatcher.masking import shown_args, shown_result
 from state.machine import Flag, Reason, State
 
-__all__ = ["Answer", "Event", "Page", "Progress", "QueueInfo", "TaskError", "TaskInfo", "jsonable"]
+__all__ = ["Answer", "Event", "Page", "Progress", "QueueInfo", "Shown", "TaskError", "TaskInfo", "jsonable"]
 
 
 def jsonable(value: Any) -> Any:
@@ -25,19 +25,21 @@ def jsonable(value: Any) -> Any:
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [jsonable(item) for item in value]
-    if isinstance(value, _Shown):
+    if isinstance(value, Shown):
         return value.to_json()
     return value
 
 
-class _Shown:
+class Shown:
+    """A value with a JSON form."""
+
     def to_json(self) -> dict[str, Any]:
         """This value as JSON data; keys are the attribute names."""
         return {f.name: jsonable(getattr(self, f.name)) for f in fields(self)}  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
-class TaskError(_Shown):
+class TaskError(Shown):
     """What went wrong.  ``type`` is the exception's class, ``None`` when no exception was raised."""
 
     message: str
@@ -49,7 +51,7 @@ class TaskError(_Shown):
 
 
 @dataclass(frozen=True, slots=True)
-class Progress(_Shown):
+class Progress(Shown):
     """What the handler last reported.  ``fraction`` is between 0 and 1."""
 
     fraction: float
@@ -58,7 +60,7 @@ class Progress(_Shown):
 
 
 @dataclass(frozen=True, slots=True)
-class TaskInfo(_Shown):
+class TaskInfo(Shown):
     """One task as it was when the query ran.  Secrets are masked; ``args`` and ``result`` are ``None`` in listings."""
 
     id: UUID
@@ -121,7 +123,7 @@ class TaskInfo(_Shown):
 
 
 @dataclass(frozen=True, slots=True)
-class Page(_Shown):
+class Page(Shown):
     """Some tasks, newest first.  ``next`` is the cursor of the page after this one; only ``None`` means the end."""
 
     tasks: tuple[TaskInfo, ...]
@@ -129,7 +131,7 @@ class Page(_Shown):
 
 
 @dataclass(frozen=True, slots=True)
-class Event(_Shown):
+class Event(Shown):
     """One move of a task.  ``from_state`` is ``None`` for its creation."""
 
     seq: int
@@ -159,7 +161,7 @@ class Event(_Shown):
 
 
 @dataclass(frozen=True, slots=True)
-class QueueInfo(_Shown):
+class QueueInfo(Shown):
     """A queue with its tasks counted by state.  ``oldest_queued_at`` is since when the longest waiting task waits."""
 
     name: str
@@ -174,13 +176,14 @@ class QueueInfo(_Shown):
     counts: Mapping[str, int]
 
     @classmethod
-    def from_row(cls, row: Sequence[Any], counts: Mapping[str, int]) -> QueueInfo:
-        """From a row of ``state.queries.QUEUES`` and the queue's counts by state."""
+    def from_row(cls, row: Sequence[Any]) -> QueueInfo:
+        """From a row of ``state.queries.QUEUES``."""
+        counts = {State(int(state)).label: int(n) for state, n in json.loads(row[7] or "{}").items()}
         return cls(row[0], row[1], row[2], row[3], row[4], row[5], counts.get("queued", 0), row[6], counts)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer(_Shown):
+class Answer(Shown):
     """What became of a cancel or retry.  ``state`` is ``None`` when there is no such task.
 
     Cancel: ``cancelled`` (it is, and will never run again by itself), ``cancel_requested`` (it runs, its worker is

@@ -6,6 +6,7 @@ A message that is not of a known version is quarantined by the worker, never gue
 
 from __future__ import annotations
 
+from datetime import datetime
 from struct import Struct, error
 from typing import NamedTuple
 from uuid import UUID
@@ -19,6 +20,7 @@ __all__ = [
     "encode_cancel",
     "encode_settled",
     "message_id",
+    "parse_time",
 ]
 
 _V1 = Struct(">B16sII")
@@ -77,3 +79,9 @@ def decode_cancel(body: bytes) -> list[tuple[UUID, int]]:
     if len(body) % _CANCEL.size:
         raise ValueError("not a list of cancel requests")
     return [(UUID(bytes=task_id), attempt) for task_id, attempt in _CANCEL.iter_unpack(body)]
+
+
+def parse_time(text: str) -> datetime:
+    """RFC 3339 with nanoseconds, as the server writes it."""
+    head, _, fraction = text.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{head}.{(fraction or '0')[:6]:0<6}+00:00")

@@ -31,12 +31,12 @@ WITH unsent AS MATERIALIZED (
 SELECT task_id, attempt FROM asked UNION ALL SELECT task_id, CAST(NULL AS int) FROM ended
 """)
 
-# Who holds the leader's lock, by its process id.
+# Who holds the leader's lock, by its process id.  The server shows the first key without its sign.
 LEADER_PID = Sql("""
 SELECT pid FROM pg_locks
 WHERE locktype = 'advisory' AND granted AND objsubid = 2
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND CAST(classid AS bigint) = CAST(:k1 AS bigint) AND CAST(objid AS bigint) = CAST(:k2 AS bigint)
+  AND CAST(classid AS bigint) = CAST(:k1 AS bigint) & 4294967295 AND CAST(objid AS bigint) = CAST(:k2 AS bigint)
 """)
 
 # Ends every session of a leader that stopped beating, whatever it is in the middle of: its sessions share one name.

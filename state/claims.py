@@ -6,13 +6,21 @@ from state.sql import Sql
 
 __all__ = ["ADOPT", "CLAIM", "EXPIRE", "LOOK", "QUARANTINE"]
 
+# A task with a deadline comes with the seconds it has left, by the database's clock; after a person's retry, which
+# clears the expiry, the deadline holds no more.
+_META = """CASE WHEN t.meta ? 'deadline' AND t.expires_at IS NOT NULL
+        THEN t.meta || jsonb_build_object('left', extract(epoch FROM t.created_at - clock_timestamp())
+                                                  + CAST(t.meta ->> 'deadline' AS float8))
+        ELSE t.meta END AS meta"""
+
 # Guard: queued ∧ attempt ∧ no cancel ∧ not expired ∧ type known ∧ queue not paused ∧ the session lives.
 # The session row is locked FOR KEY SHARE: the rescuer's DELETE waits for us, a renewal does not.  Rows are locked in
 # id order and locked ones are skipped: a foreign row lock must stall one task, not the batch.  The update finds the
 # rows it has just locked by ctid, which spares a second walk down the index; the id stands beside it because a ctid
 # would not be unique in a partitioned table.
 # Returns the position of each claimed task in :ids (from 1) instead of its id: numbers cost a client less to read.
-CLAIM = Sql("""
+CLAIM = Sql(
+    """
 WITH alive AS MATERIALIZED (
     SELECT id FROM {s}.sessions WHERE id = CAST(:session AS bigint) AND expires_at > now() FOR KEY SHARE
 ), locked AS MATERIALIZED (
@@ -29,7 +37,7 @@ WITH alive AS MATERIALIZED (
     SET state = 4, session_id = a.id, tries = t.tries + 1, started_at = clock_timestamp(), seq = t.seq + 1,
         reason = NULL
     FROM locked l, alive a WHERE t.ctid = l.place AND t.id = l.id
-    RETURNING l.n, t.id, t.attempt, t.seq, t.queue_id, t.type_id, t.tries, t.max_tries, t.args, t.meta
+    RETURNING l.n, t.id, t.attempt, t.seq, t.queue_id, t.type_id, t.tries, t.max_tries, t.args, __META__
 ), event AS (
     INSERT INTO {s}.task_events (task_id, seq, from_state, to_state, attempt, session_id)
     SELECT id, seq, 3, 4, attempt, CAST(:session AS bigint) FROM moved
@@ -43,7 +51,8 @@ WITH alive AS MATERIALIZED (
     CROSS JOIN (VALUES (3, -1), (4, 1)) AS d (state, sign)
 )
 SELECT CAST(n AS int), tries, max_tries, type_id, queue_id, args, meta FROM moved
-""")
+""".replace("__META__", _META)
+)
 
 # What became of messages the claim did not return.  ``mine``: an earlier claim of this session whose reply got lost.
 LOOK = Sql("""
@@ -55,9 +64,10 @@ LEFT JOIN {s}.queues q ON q.id = t.queue_id
 """)
 
 # A claim whose reply was lost belongs to this session already: take its tasks over and register them under this batch.
-ADOPT = Sql("""
+ADOPT = Sql(
+    """
 WITH mine AS (
-    SELECT i.n, t.id, t.attempt, t.tries, t.max_tries, t.type_id, t.queue_id, t.args, t.meta
+    SELECT i.n, t.id, t.attempt, t.tries, t.max_tries, t.type_id, t.queue_id, t.args, __META__
     FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) WITH ORDINALITY AS i (id, attempt, n)
     JOIN {s}.tasks t ON t.id = i.id
     WHERE t.state = 4 AND t.attempt = i.attempt AND t.session_id = CAST(:session AS bigint)
@@ -67,7 +77,8 @@ WITH mine AS (
     HAVING count(*) > 0
 )
 SELECT CAST(n AS int), tries, max_tries, type_id, queue_id, args, meta FROM mine
-""")
+""".replace("__META__", _META)
+)
 
 # Queued tasks past their expiry end as failed (expired): found by a worker at the claim, or by the expiry timer.
 EXPIRE = Sql("""
@@ -77,15 +88,19 @@ WITH locked AS MATERIALIZED (
     WHERE t.state IN (2, 3, 5) AND t.attempt = i.attempt AND t.expires_at <= now()
     ORDER BY t.id FOR NO KEY UPDATE OF t SKIP LOCKED
 ), moved AS (
-    UPDATE {s}.tasks t SET state = 7, reason = 5, finished_at = now(), seq = t.seq + 1
+    UPDATE {s}.tasks t
+    SET state = 7, finished_at = now(), seq = t.seq + 1,
+        reason = CASE WHEN t.created_at + make_interval(secs => CAST(t.meta ->> 'deadline' AS float8)) <= now()
+                      THEN 15 ELSE 5 END
     FROM {s}.tasks o JOIN locked l ON l.id = o.id WHERE t.id = l.id
-    RETURNING t.id, t.attempt, t.seq, t.tenant_id, t.queue_id, t.type_id, t.flags, o.state AS from_state
+    RETURNING t.id, t.attempt, t.seq, t.tenant_id, t.queue_id, t.type_id, t.reason, t.flags, o.state AS from_state
 ), event AS (
     INSERT INTO {s}.task_events (task_id, seq, from_state, to_state, reason, attempt)
-    SELECT id, seq, from_state, 7, 5, attempt FROM moved
+    SELECT id, seq, from_state, 7, reason, attempt FROM moved
 ), failure AS (
     INSERT INTO {s}.failures (task_id, tenant_id, queue_id, type_id, state, reason, error)
-    SELECT id, tenant_id, queue_id, type_id, 7, 5, 'not started before its expiry' FROM moved
+    SELECT id, tenant_id, queue_id, type_id, 7, reason,
+           CASE reason WHEN 15 THEN 'not finished by its deadline' ELSE 'not started before its expiry' END FROM moved
     ON CONFLICT (task_id) DO UPDATE SET state = excluded.state, reason = excluded.reason, error = excluded.error,
         fingerprint = excluded.fingerprint, finished_at = excluded.finished_at
 ), timer AS (

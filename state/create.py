@@ -5,11 +5,13 @@ from __future__ import annotations
 from state.sql import Sql
 
 __all__ = [
+    "CALL_REFUSED",
     "CREATE_CONFLICT",
     "CREATE_FOR_ANY_DRIVER",
     "CREATE_MANY",
     "CREATE_ONE",
     "CREATE_ONE_WITH",
+    "ENQUEUE",
     "OUTBOX_FULL",
     "UNKNOWN_LANE",
 ]
@@ -20,6 +22,8 @@ UNKNOWN_LANE = "DS002"
 """SQLSTATE: the queue has no such lane."""
 CREATE_CONFLICT = "DS003"
 """SQLSTATE of ``CREATE_FOR_ANY_DRIVER`` only: the key belongs to a task with other arguments."""
+CALL_REFUSED = "DS005"
+"""SQLSTATE of ``ENQUEUE``: an argument or option is not legal; message and hint say which one and what to write."""
 
 _PLAIN = """
     CAST(:id AS uuid), CAST(:type AS text), CAST(:queue AS text), CAST(:lane AS text), CAST(:args AS bytea),
@@ -48,4 +52,13 @@ SELECT c.ord, c.task_id, c.outcome FROM {s}.create_tasks(
     CAST(:ids AS uuid[]), CAST(:profile AS int[]), CAST(:args AS bytea[]), CAST(:max_tries AS int[]),
     CAST(:flags AS int[]), CAST(:run_at AS timestamptz[]), CAST(:delay AS float8[]), CAST(:expires AS float8[]),
     CAST(:meta AS text[]), CAST(:keys AS text[]), CAST(:args_hash AS bytea[]), CAST(:key_ttl AS float8[])) AS c
+""")
+
+# For callers without the code of the type: all checks but those of the arguments' own types are made in the database,
+# and what a worker registered for the type holds where a parameter is NULL.  One row (id, created).
+ENQUEUE = Sql("""
+SELECT c.id, c.created FROM {s}.enqueue(
+    CAST(:type AS text), CAST(:args AS jsonb), queue => CAST(:queue AS text), lane => CAST(:lane AS text),
+    delay => make_interval(secs => CAST(:delay AS float8)), key => CAST(:key AS text),
+    max_attempts => CAST(:max_attempts AS int), tags => CAST(:tags AS text[])) AS c
 """)

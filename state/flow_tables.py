@@ -1,4 +1,4 @@
-"""The tables of steps, flows and dependencies as SQLAlchemy metadata; what they are for stands in migration 0003."""
+"""The tables of steps, flows and dependencies as SQLAlchemy metadata; what they are for stands in migration 0006."""
 
 from __future__ import annotations
 

@@ -174,14 +174,25 @@ WHERE t.state < 6 AND t.flags & 1 = 0
   AND NOT EXISTS (SELECT 1 FROM {s}.deps d WHERE d.child_id = t.id AND d.rule IN (2, 3) AND d.edge_key <> '~children')
 """)
 
-# For the pruner: flows that ended before a time go as a whole.  It gives back the tasks whose rows may be deleted now;
-# a pruner leaves all other tasks with flag 16 alone.  At most :most flows in one call.
+# For the pruner: flows of which every task is past its time go as a whole, before their tasks, which are then like any
+# others; a handler's children wait until their parent is gone.  Parameters as in state.prune; :low is where to go on.
+# Returns the ids of those that are gone, in order.  At most :most flows in one call.
 FORGET = Sql("""
-WITH roots AS MATERIALIZED (
-    SELECT f.id FROM {s}.flows f WHERE f.root_id = f.id AND f.finished_at < CAST(:before AS timestamptz)
-      AND NOT EXISTS (SELECT 1 FROM {s}.deps d JOIN {s}.tasks t ON t.id = d.child_id
-                      WHERE d.parent_id = f.id AND t.state < 6)
-    ORDER BY f.id LIMIT CAST(:most AS int) FOR UPDATE SKIP LOCKED
+WITH kept AS MATERIALIZED (
+    SELECT * FROM unnest(CAST(:queues AS int[]), CAST(:succeeded AS float8[]), CAST(:failed AS float8[]),
+                         CAST(:cancelled AS float8[])) AS k (queue, succeeded, failed, cancelled)
+), roots AS MATERIALIZED (
+    SELECT f.id FROM {s}.flows f
+    WHERE f.root_id = f.id AND f.id > CAST(:low AS uuid)
+      AND f.finished_at < now() - (SELECT make_interval(secs => min(least(succeeded, failed, cancelled))) FROM kept)
+      AND NOT EXISTS (SELECT FROM {s}.deps d JOIN {s}.tasks t ON t.id = d.child_id WHERE d.parent_id = f.id
+                      AND d.edge_key = '~children')
+      AND NOT EXISTS (
+          SELECT FROM {s}.flows g JOIN {s}.flow_nodes n ON n.flow_id = g.id JOIN {s}.tasks t ON t.id = n.node_id
+          LEFT JOIN kept k ON k.queue = t.queue_id
+          WHERE g.root_id = f.id AND (t.finished_at < now() - make_interval(secs =>
+              CASE t.state WHEN 6 THEN k.succeeded WHEN 7 THEN k.failed WHEN 8 THEN k.cancelled END)) IS NOT TRUE)
+    ORDER BY f.id LIMIT CAST(:most AS int) FOR UPDATE OF f SKIP LOCKED
 ), inside AS MATERIALIZED (
     SELECT f.id FROM roots r JOIN {s}.flows f ON f.root_id = r.id
 ), members AS (
@@ -192,12 +203,10 @@ WITH roots AS MATERIALIZED (
     DELETE FROM {s}.deps d USING nodes n WHERE d.parent_id = n.node_id
 ), counters AS (
     DELETE FROM {s}.joins j USING nodes n WHERE j.node_id = n.node_id
-), steps AS (
-    DELETE FROM {s}.task_steps x USING nodes n WHERE x.task_id = n.node_id
 ), history AS (
     DELETE FROM {s}.flow_events e USING inside i WHERE e.flow_id = i.id
 ), gone AS (
     DELETE FROM {s}.flows f USING inside i WHERE f.id = i.id
 )
-SELECT t.id FROM members m JOIN {s}.tasks t ON t.id = m.node_id
+SELECT id FROM roots ORDER BY id
 """)

@@ -72,6 +72,8 @@ class Reason(IntEnum):
     """A stopping worker gave it back; no try is consumed."""
     REDISPATCHED = 14
     """Its message was lost or held back and it is sent again."""
+    DEADLINE = 15
+    """It was not finished by its deadline."""
     SKIPPED = 16
     """Its condition did not hold: it was not needed."""
     CHILDREN = 17

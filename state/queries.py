@@ -5,7 +5,7 @@ from __future__ import annotations
 from state.listing import Shape, listing
 from state.sql import Sql
 
-__all__ = ["BACKLOG", "COUNTS", "HISTORY", "ONE", "OUTCOME", "QUEUES", "page"]
+__all__ = ["BACKLOG", "COUNTS", "HISTORY", "ONE", "OUTCOME", "QUEUES", "TOLD", "ids", "page"]
 
 # The order is that of dispatcher.status; every sub-select finds its row by a primary key.
 _COLUMNS = """
@@ -56,14 +56,18 @@ SELECT q.name, c.state, CAST(sum(c.n) AS bigint) FROM {s}.task_counts c JOIN {s}
 GROUP BY 1, 2 HAVING sum(c.n) <> 0 ORDER BY 1, 2
 """)
 
-# Every queue with its pause, its parked tasks, and since when its longest waiting task is queued.  Bounded: looks at
-# the first queued task of the 20 oldest batches of the dispatch log, of the 5,000 oldest outbox rows, and at the first
-# parked one; with a backlog far beyond that in other lanes the age is NULL or a little young, never a wrong queue's.
+# Every queue with its pause, its parked tasks, its tasks by state, and since when its longest waiting task is queued.
+# Bounded: looks at the first queued task of the 20 oldest batches of the dispatch log, of the 5,000 oldest outbox rows,
+# and at the first parked one; with a backlog far beyond that in other lanes the age is NULL or a little young, never a
+# wrong queue's.
 QUEUES = Sql("""
 WITH early AS MATERIALIZED (
     SELECT o.task_id, o.lane_id, o.id FROM {s}.outbox o ORDER BY o.id LIMIT 5000
 ), depth AS MATERIALIZED (
-    SELECT c.queue_id, sum(c.n) AS n FROM {s}.task_counts c WHERE c.state = 3 GROUP BY 1
+    SELECT n.queue_id, max(n.n) FILTER (WHERE n.state = 3) AS n,
+           CAST(jsonb_object_agg(n.state, n.n) AS text) AS by_state
+    FROM (SELECT c.queue_id, c.state, sum(c.n) AS n FROM {s}.task_counts c GROUP BY 1, 2 HAVING sum(c.n) <> 0) n
+    GROUP BY 1
 )
 SELECT q.name, q.stream, q.paused, q.paused_at, q.paused_by,
        (SELECT count(*) FROM (
@@ -82,11 +86,28 @@ SELECT q.name, q.stream, q.paused, q.paused_at, q.paused_by,
            (SELECT p.task_id FROM {s}.parked p WHERE p.gate = 1 AND p.gate_key = q.id ORDER BY p.pos LIMIT 1)
        ) f (id) CROSS JOIN LATERAL (
            SELECT e.at FROM {s}.tasks t JOIN {s}.task_events e ON e.task_id = t.id AND e.seq = t.seq
-           WHERE t.id = f.id AND t.state = 3 OFFSET 0) e) END AS oldest
+           WHERE t.id = f.id AND t.state = 3 OFFSET 0) e) END AS oldest, d.by_state
 FROM {s}.queues q LEFT JOIN depth d ON d.queue_id = q.id ORDER BY q.name
+""")
+
+# What a tail shows of tasks that were just announced, in the order of the announcement.
+TOLD = Sql("""
+SELECT i.n, t.id, (SELECT x.name FROM {s}.types x WHERE x.id = t.type_id),
+       (SELECT x.name FROM {s}.queues x WHERE x.id = t.queue_id),
+       (SELECT x.name FROM {s}.lanes x WHERE x.id = t.lane_id),
+       t.reason, t.attempt, t.tries, t.max_tries, t.created_at, t.started_at, t.finished_at, t.due_at,
+       CASE WHEN t.state IN (5, 7, 8) THEN (SELECT left(CASE WHEN x.detail ? 'message' THEN
+            concat_ws(': ', x.detail ->> 'type', x.detail ->> 'message') END, 500)
+           FROM {s}.task_events x WHERE x.task_id = t.id AND x.seq = t.seq) END
+FROM unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS i (id, n) JOIN {s}.tasks t ON t.id = i.id ORDER BY i.n
 """)
 
 
 def page(shape: Shape) -> Sql:
     """The listing statement for these filters, with the columns that ``ONE`` has except arguments and result."""
     return listing(shape, _LISTED)
+
+
+def ids(shape: Shape) -> Sql:
+    """The same with nothing but the ids."""
+    return listing(shape, "p.id")

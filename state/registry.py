@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from state.sql import Sql
 
-__all__ = ["LANE_MAP", "OUTBOX_WAITS", "QUEUE_IDS", "REGISTER_QUEUE", "REGISTER_TYPES", "TYPE_IDS", "TYPE_OPTIONS"]
+__all__ = ["LANE_MAP", "OUTBOX_WAITS", "QUEUE_IDS", "REGISTER_QUEUE", "REGISTER_TYPES", "TYPE_IDS"]
 
 REGISTER_QUEUE = Sql(
     """
@@ -67,6 +67,3 @@ OUTBOX_WAITS = Sql(
     """
 )
 """Whether tasks of these queues are not published yet."""
-
-TYPE_OPTIONS = Sql("SELECT options FROM {s}.types WHERE name = :name")
-"""What a worker that knows the type wrote down about it: queue, lane, max_attempts, names of secret parameters."""

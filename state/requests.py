@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from state.sql import Sql
 
-__all__ = ["CANCEL", "ENQUEUE", "LOCK", "PARK", "PAUSE", "QUEUE_NAMES", "RESUME", "RETRY", "UNPARK", "UNPARK_ANY"]
+__all__ = ["CANCEL", "LOCK", "PARK", "PAUSE", "QUEUE_NAMES", "RESUME", "RETRY", "UNPARK", "UNPARK_ANY"]
 
 # Waits for whoever holds the rows, so that the statement after it starts with a snapshot that sees their work.
 LOCK = Sql("""
@@ -192,11 +192,3 @@ UNPARK_ANY = Sql(
         "EXISTS (SELECT 1 FROM {s}.parked p WHERE p.gate = 1 AND p.gate_key = q.id)",
     )
 )
-
-# A task from the command line, without the code of its type: the arguments are stored as they were written.
-ENQUEUE = Sql("""
-SELECT c.task_id, c.created FROM {s}.create_task(
-    CAST(:id AS uuid), CAST(:type AS text), CAST(:queue AS text), CAST(:lane AS text), CAST(:args AS bytea),
-    CAST(:max_tries AS int), CAST(:flags AS int), NULL, CAST(:delay AS float8), NULL, CAST(:meta AS text),
-    CAST(:key AS text), CAST(:args_hash AS bytea), NULL) c
-""")

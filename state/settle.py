@@ -9,11 +9,20 @@ from __future__ import annotations
 
 from state.sql import Sql
 
-__all__ = ["LEAVE", "PROGRESS", "SUCCEED", "SUCCEED_IN_FLOW"]
+__all__ = [
+    "LEAVE",
+    "LEAVE_LOGGED",
+    "LOG",
+    "PROGRESS",
+    "SUCCEED",
+    "SUCCEED_IN_FLOW",
+    "SUCCEED_IN_FLOW_LOGGED",
+    "SUCCEED_LOGGED",
+]
 
 # Returns one row: NULL if every outcome was accepted, otherwise the positions in :ids (from 1) of those that were.
 # Rows that were locked by others are not among them and are tried again.
-SUCCEED = Sql("""
+_SUCCEED = """
 WITH locked AS MATERIALIZED (
     SELECT t.ctid AS place, t.id, i.n, i.result
     FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:results AS bytea[]))
@@ -41,7 +50,8 @@ WITH locked AS MATERIALIZED (
 )
 SELECT CASE WHEN count(*) < cardinality(CAST(:ids AS uuid[])) THEN coalesce(array_agg(CAST(n AS int)), '{}') END
 FROM moved
-""")
+"""
+SUCCEED = Sql(_SUCCEED)
 
 
 def _in_flow(plain: Sql) -> Sql:
@@ -52,11 +62,9 @@ def _in_flow(plain: Sql) -> Sql:
     return Sql(plain.text.replace(guard, "").removesuffix(end) + told)
 
 
-SUCCEED_IN_FLOW = _in_flow(SUCCEED)
-
 # :to is the wanted state: 5 retrying, 2 scheduled (snooze, release with delay), 3 queued (release), 7 failed,
 # 8 cancelled.  :refund gives the try back (snooze and release).  :delay in seconds, ignored where no timer is needed.
-LEAVE = Sql("""
+_LEAVE = """
 WITH input AS MATERIALIZED (
     SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:to AS int[]), CAST(:reasons AS int[]),
                          CAST(:delays AS float8[]), CAST(:refunds AS int[]), CAST(:details AS text[]))
@@ -117,6 +125,30 @@ WITH input AS MATERIALIZED (
     WHERE e.ids IS NOT NULL
 )
 SELECT id, state FROM moved LEFT JOIN released ON true
+"""
+LEAVE = Sql(_LEAVE)
+
+# The same two with log lines, used for batches in which a handler logged: the lines of what was accepted, no others.
+_LOGGED = """, logged AS (
+    INSERT INTO {s}.attempt_logs (task_id, attempt, dropped, lines)
+    SELECT g.id, g.attempt, g.dropped, CAST(g.lines AS jsonb)
+    FROM unnest(CAST(:log_ids AS uuid[]), CAST(:log_attempts AS int[]), CAST(:log_dropped AS int[]),
+                CAST(:log_lines AS text[])) AS g (id, attempt, dropped, lines)
+    JOIN moved m ON m.id = g.id
+)
+"""
+SUCCEED_LOGGED = Sql(_SUCCEED.replace("\nSELECT CASE WHEN count", f"{_LOGGED}SELECT CASE WHEN count"))
+LEAVE_LOGGED = Sql(_LEAVE.replace("\nSELECT id, state", f"{_LOGGED}SELECT id, state"))
+SUCCEED_IN_FLOW, SUCCEED_IN_FLOW_LOGGED = _in_flow(SUCCEED), _in_flow(SUCCEED_LOGGED)
+
+# The log lines of attempts that a transaction of their handler has settled.
+LOG = Sql("""
+INSERT INTO {s}.attempt_logs (task_id, attempt, dropped, lines)
+SELECT g.id, g.attempt, g.dropped, CAST(g.lines AS jsonb)
+FROM unnest(CAST(:log_ids AS uuid[]), CAST(:log_attempts AS int[]), CAST(:log_dropped AS int[]),
+            CAST(:log_lines AS text[])) AS g (id, attempt, dropped, lines)
+JOIN {s}.tasks t ON t.id = g.id
+ON CONFLICT (task_id, attempt) DO NOTHING
 """)
 
 PROGRESS = Sql("""

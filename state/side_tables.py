@@ -1,4 +1,4 @@
-"""The small tables beside ``tasks`` as SQLAlchemy metadata: relay, sessions, timers, failures, counts, keys, labels."""
+"""The small tables beside ``tasks`` as SQLAlchemy metadata: relay, sessions, timers, failures, keys, deletions."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from sqlalchemy import (
     Uuid,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from state.columns import TIME, check, col, metadata, opt, serial, vacuum_after
 
@@ -183,6 +184,19 @@ Table(
     postgresql_with={"fillfactor": 50},
 )
 Table(
+    "attempt_logs",
+    metadata,
+    col("task_id", Uuid),
+    col("attempt", Integer),
+    col("at", TIME, "now()"),
+    col("dropped", Integer),
+    col("lines", JSONB),
+    PrimaryKeyConstraint("task_id", "attempt"),
+    check("attempt_logs_dropped_counts", "dropped >= 0"),
+    check("attempt_logs_lines_listed", "jsonb_typeof(lines) = 'array'"),
+    postgresql_with={"autovacuum_vacuum_insert_scale_factor": 0.1},
+)
+Table(
     "streams_seen",
     metadata,
     col("name", Text),
@@ -199,4 +213,16 @@ Table(
     col("payload", LargeBinary),
     col("why", Text),
     opt("worker", Text),
+)
+Table(
+    "deletions",
+    metadata,
+    col("id", Uuid),
+    col("at", TIME, "now()"),
+    col("ended_at", TIME, "now()"),
+    opt("actor", Text),
+    col("filter", JSONB),
+    col("deleted", BigInteger),
+    PrimaryKeyConstraint("id"),
+    check("deletions_count_positive", "deleted >= 0"),
 )

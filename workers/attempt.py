@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from dispatcher.context import Context
 from dispatcher.task import TaskType
 from state.machine import Reason, State
+from workers.capture import LogLines
 from workers.session import Session
 
-__all__ = ["Attempt", "Delivery", "Outcome", "Stop"]
+__all__ = ["Attempt", "Delivery", "Home", "Outcome", "Stop"]
 
 
 @dataclass(slots=True)
@@ -61,9 +63,19 @@ class Outcome:
     """The handler's own transaction has written it already: only acknowledge, count and tell."""
 
 
+class Home(Protocol):
+    """What an attempt needs of the executor that runs it."""
+
+    def make_context(self, attempt: Attempt, /) -> Context:
+        """The context of the attempt's handler."""
+
+    def make_lines(self, attempt: Attempt, /) -> LogLines:
+        """Where the attempt's log lines go."""
+
+
 @dataclass(slots=True, eq=False)
 class Attempt:
-    """A task this worker runs.  ``outcome`` is set exactly once."""
+    """A task this worker runs.  ``outcome`` is set exactly once.  It stands in ``dispatcher.context.current``."""
 
     delivery: Delivery
     session: Session
@@ -75,13 +87,21 @@ class Attempt:
     args: bytes
     meta: dict[str, Any]
     claimed_at: float
+    home: Home | None = None
     context: Context | None = None
+    lines: LogLines | None = None
     job: asyncio.Future[Any] | None = None
     stop: Stop | None = None
     outcome: Outcome | None = None
     started_at: float = 0.0
+    hard_at: float | None = None
+    """When it is ended, in monotonic seconds."""
+    soft_at: float | None = None
     shown_at: float = 0.0
     in_thread: bool = False
+    has_slot: bool = False
+    stuck: bool = False
+    """Its slot was given to others although its handler still runs."""
     decided: bool = False
     """Settled, or refused for good."""
     in_flow: bool = False
@@ -96,3 +116,17 @@ class Attempt:
     def number(self) -> int:
         """The attempt number: the fence."""
         return self.delivery.attempt
+
+    def __call__(self) -> Context:
+        """The context, made when first asked for."""
+        if self.context is None:
+            assert self.home is not None
+            self.context = self.home.make_context(self)
+        return self.context
+
+    def log(self, record: logging.LogRecord) -> None:
+        """Keep a line."""
+        if self.lines is None:
+            assert self.home is not None
+            self.lines = self.home.make_lines(self)
+        self.lines.add_record(record)

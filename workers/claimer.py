@@ -57,6 +57,8 @@ class Claimer:
         self._types, self._type_ids, self._worker = types, list(types), worker
         self._room, self._start, self._held, self._ended = room, start, held, ended
         self._away: dict[UUID, float] = {}
+        self.claiming: list[Delivery] = []
+        """The batch whose claim is under way."""
         self.has_room = asyncio.Event()
         self.quiet = asyncio.Event()
         """Set while no claim is under way."""
@@ -74,7 +76,7 @@ class Claimer:
                 self.has_room.clear()
                 await self.has_room.wait()
                 continue
-            batch = self._inbox.take(most)
+            batch = self.claiming = self._inbox.take(most)
             self.quiet.clear()
             try:
                 got = await self._claim(batch)
@@ -87,6 +89,7 @@ class Claimer:
                 await pause_before_retry(tries)
                 continue
             finally:
+                self.claiming = []
                 self.quiet.set()
             if 1 < got < _SMALL and not len(self._inbox):
                 await asyncio.sleep(_LINGER_SECONDS)

@@ -8,7 +8,7 @@ from dispatcher.effects import Work
 from state.machine import Reason, State
 from workers.attempt import Attempt, Outcome
 
-__all__ = ["already_committed", "work_of"]
+__all__ = ["already_committed", "returned", "work_of"]
 
 _log = logging.getLogger("dispatcher.effects")
 
@@ -38,3 +38,9 @@ def already_committed(attempt: Attempt, ending: object) -> Outcome | None:
             attempt.task_id,
         )
     return Outcome(State.SUCCEEDED, committed=True)
+
+
+def returned(attempt: Attempt, result: object) -> Outcome:
+    """The outcome of a handler that has come back with ``result``.  Raises ``ResultUnserialisable``."""
+    committed = already_committed(attempt, result)
+    return committed or Outcome(State.SUCCEEDED, result=attempt.task_type.encode_result(result))

@@ -91,6 +91,10 @@ class Inbox:
         delay = min(longest, _FIRST_DELAY * 2 ** min(deliveries_of(message.reply) - 1, 16))
         await self._bus.nak([message.reply], delay * random.uniform(0.75, 1.25))
 
+    def find(self, task_id: UUID) -> Delivery | None:
+        """The delivery of that task which waits here, if one does."""
+        return next((delivery for key, delivery in self._waiting.items() if key[0] == task_id), None)
+
     def take(self, most: int) -> list[Delivery]:
         """Up to ``most`` deliveries, urgent lanes first."""
         taken: list[Delivery] = []

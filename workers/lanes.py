@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from dispatcher.bus import Bus, Subscription
-from dispatcher.database import Database
+from dispatcher.database import Database, pause_before_retry
 from dispatcher.errors import BusError, ConfigurationError
 from dispatcher.streams.config import StreamsConfig
 from dispatcher.streams.ensure import ensure_consumer, ensure_stream
@@ -48,10 +48,23 @@ class Lanes:
             await database.run(REGISTER_QUEUE, params)
 
     async def ensure(self, want: int) -> None:
-        """Make what is missing.  Raises ``ConfigurationError`` naming the field that contradicts streams.conf."""
+        """Make what is missing; waits for a JetStream that does not answer, as a cluster that elects its leaders.
+
+        Raises ``ConfigurationError`` naming the field that contradicts streams.conf.
+        """
         warning = check_server_version(self._bus.server_version)
         if warning:
             _log.warning("%s", warning)
+        tries = 0
+        while True:
+            try:
+                return await self._ensure(want)
+            except BusError as error:
+                tries += 1
+                _log.warning("JetStream does not answer as it should, trying again: %s", error)
+                await pause_before_retry(tries)
+
+    async def _ensure(self, want: int) -> None:
         for stream in {self._streams.queue(queue).stream for queue in self._queues}:
             await ensure_stream(self._bus, self._subjects, stream, self._streams.streams[stream])
         lanes = self._all()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,17 +12,34 @@ from dispatcher.options import Retry
 from dispatcher.outcomes import Cancel, RetryIn, Snooze
 from state.machine import Reason, State
 from workers.attempt import Outcome, Stop
+from workers.masked import storable
 
-__all__ = ["HandlerTimeout", "describe_error", "outcome_of_error", "outcome_of_stop", "storable"]
+__all__ = [
+    "DeadlineOver",
+    "HandlerTimeout",
+    "ProcessDied",
+    "describe_error",
+    "outcome_of_error",
+    "outcome_of_stop",
+    "retry_of",
+    "within_deadline",
+]
 
 _LONGEST_MESSAGE = 4000
 _LONGEST_TRACEBACK = 16000
-_MASK = "**********"
 _LONGEST_DELAY = 10 * 365 * 86400.0
 
 
 class HandlerTimeout(Exception):
     """The handler ran longer than its timeout.  Counts as an error of its own kind for the retry policy."""
+
+
+class DeadlineOver(Exception):
+    """The task's deadline has passed."""
+
+
+class ProcessDied(Exception):
+    """The child process that ran the handler ended.  An error as any other for the retry policy."""
 
 
 def outcome_of_error(
@@ -51,6 +67,8 @@ def outcome_of_error(
             return Outcome(State.FAILED, reason=Reason.UNDECODABLE, detail=describe_error(error, secrets))
         case ResultUnserialisable():
             return Outcome(State.FAILED, reason=Reason.UNSERIALISABLE, detail=describe_error(error, secrets))
+        case DeadlineOver():
+            return Outcome(State.FAILED, reason=Reason.DEADLINE, detail=describe_error(error, secrets))
     reason = Reason.TIMEOUT if isinstance(error, HandlerTimeout) else Reason.ERROR
     detail = describe_error(error, secrets)
     if isinstance(error, RetryIn):
@@ -70,6 +88,24 @@ def outcome_of_stop(stop: Stop, timeout: float | None) -> Outcome:
             return Outcome(State.QUEUED, reason=Reason.RELEASED, refund=1)
         case Stop.TIMEOUT:
             raise AssertionError(f"a timeout of {timeout} s is settled as an error")
+
+
+def within_deadline(outcome: Outcome, left: float, *, last_try: bool) -> Outcome:
+    """An attempt that wants to start again after its deadline, ``left`` seconds from now, fails at once."""
+    again = outcome.to is State.SCHEDULED or (outcome.to is State.RETRYING and not last_try)
+    if not again or outcome.delay < left:
+        return outcome
+    detail = dict(outcome.detail or {})
+    said = detail.get("message")
+    detail["message"] = (
+        f"{said} (and it would start again only after its deadline)" if said else "asked to start after its deadline"
+    )
+    return Outcome(State.FAILED, reason=Reason.DEADLINE, detail=detail)
+
+
+def retry_of(own: Retry, meta: dict[str, Any] | None) -> Retry:
+    """The policy of one task: what its call said, or else that of its type."""
+    return Retry.from_meta(meta["retry"]) if meta and "retry" in meta else own
 
 
 def describe_error(error: BaseException, secrets: Sequence[str]) -> dict[str, Any]:
@@ -94,14 +130,6 @@ def _text_of(error: BaseException) -> str:
         return str(error)
     except Exception as broken:  # noqa: BLE001 - an error that cannot say what it is must not hide that it happened
         return f"<{type(error).__qualname__} whose text cannot be read: {type(broken).__qualname__}>"
-
-
-def storable(text: str, secrets: Sequence[str]) -> str:
-    """A handler's text with every secret masked, also where it is quoted, and without what PostgreSQL cannot store."""
-    for secret in sorted(filter(None, secrets), key=len, reverse=True):
-        for form in {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1]}:
-            text = text.replace(form, _MASK)
-    return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
 def _why(why: object, secrets: Sequence[str]) -> dict[str, Any] | None:

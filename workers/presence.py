@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
@@ -31,20 +32,26 @@ class Presence:
         bus: Bus,
         subjects: Subjects,
         describe: Callable[[], dict[str, Any]],
+        more: Callable[[Mapping[str, Any]], dict[str, Any]],
         want: Callable[[], int],
         cancel: Callable[[UUID, int], None],
+        control: Callable[[Message], Awaitable[None]],
     ) -> None:
         self._bus, self._subjects = bus, subjects
-        self._describe, self._want, self._cancel = describe, want, cancel
+        self._describe, self._more, self._want, self._cancel = describe, more, want, cancel
+        self._control = control
         self._subscriptions: list[Subscription] = []
         self.announced = want()
         """What the leader was told last, and may still count on."""
+        self.announced_at = 0.0
+        """Unix time of the last announcement."""
 
     async def start(self) -> None:
-        """Listen for questions and cancel requests."""
+        """Listen for questions, cancel requests and control."""
         self._subscriptions = [
             await self._bus.subscribe(self._subjects.workers, self._asked),
             await self._bus.subscribe(self._subjects.cancel, self._cancelled),
+            await self._bus.subscribe(self._subjects.control, self._control),
         ]
 
     async def run(self) -> None:
@@ -62,10 +69,12 @@ class Presence:
         about = self._describe()
         body = {"worker": f"{about['worker']}/{about['boot_id']}", "want": want, "queues": about["queues"]}
         await self._bus.publish(self._subjects.demand, json.dumps(body).encode())
+        self.announced_at = time.time()
 
     async def _asked(self, message: Message) -> None:
         if message.reply:
-            await self._bus.publish(message.reply, json.dumps(self._describe()).encode())
+            answer = self._describe() | self._more(_question(message.data))
+            await self._bus.publish(message.reply, json.dumps(answer).encode())
 
     async def _cancelled(self, message: Message) -> None:
         with suppress(ValueError):
@@ -77,3 +86,12 @@ class Presence:
         await self._announce(0)
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
+
+
+def _question(body: bytes) -> Mapping[str, Any]:
+    """What is asked for beyond the description; anything unreadable asks for nothing more."""
+    try:
+        question = json.loads(body) if body else None
+    except ValueError:
+        return {}
+    return question if isinstance(question, dict) else {}

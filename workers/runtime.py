@@ -9,12 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -31,28 +28,37 @@ from dispatcher.task import TaskType
 from state.machine import State
 from state.registry import OUTBOX_WAITS
 from workers.attempt import Attempt, Stop
+from workers.capture import capture
+from workers.card import Card
 from workers.claimer import Claimer
+from workers.control import Control, Patience
 from workers.executor import Executor
+from workers.holdings import Holdings
+from workers.housekeeping import keep_house
 from workers.inbox import Inbox
 from workers.inputs import Inputs
 from workers.lanes import Lanes
 from workers.lease import LeaseKeeper
+from workers.leaving import Leaving
 from workers.measure import Measure
 from workers.pace import Pace
 from workers.presence import Presence
+from workers.processes import Processes
 from workers.registration import register
 from workers.session import Session
 from workers.sessions import Sessions
 from workers.settler import Settler
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "default_name"]
 
 _log = logging.getLogger("dispatcher.worker")
 
-_HOUSEKEEPING_SECONDS = 0.25
-_LONGEST_AHEAD_SECONDS = 1.0
-_LONGEST_WAIT_SECONDS = 1.0
 _STUCK_SECONDS = 0.25
+
+
+def default_name() -> str:
+    """How a worker is called that was given no name."""
+    return f"{socket.gethostname()}-{os.getpid()}"
 
 
 class Worker:
@@ -76,7 +82,7 @@ class Worker:
         self._app, self._settings, self._bus, self._burst = app, settings, bus, burst
         app.adopt(settings)
         self.boot_id: UUID = uuid4()
-        self.name = name or f"{socket.gethostname()}-{os.getpid()}"
+        self.name = name or default_name()
         self._subjects = Subjects(settings.namespace)
         self._claims = Database(settings, "dispatcher worker claim")
         self._settles = Database(settings, "dispatcher worker settle")
@@ -91,18 +97,36 @@ class Worker:
         self._settled_at = time.monotonic()
         self.ready = asyncio.Event()
         """Set when the worker receives tasks."""
+        self.must_restart = False
+        """Whether it drained because too many handlers do not come back: only a new process gets rid of them."""
         self._draining = asyncio.Event()
-        self._started_at = datetime.now(UTC)
+        self._patience = Patience()
+        self._card = Card(self.name, self.boot_id, queues)
 
     def drain(self) -> None:
         """Orderly stop: take nothing new, finish what runs within the grace time, give back the rest."""
         self._draining.set()
+
+    def stop(self) -> None:
+        """Drain without grace: what runs is given back now, also in a drain that has begun."""
+        self._patience.end()
+        self.drain()
 
     async def run(self) -> None:
         """Work until drained.  Raises ``ConfigurationError`` or ``SchemaError`` before anything is taken."""
         types, queue_names = await register(self._app, self.lanes, self._claims, self._queues)
         self._types.update(types)
         self._queue_names.update(queue_names)
+        async with self._app.worker_life():
+            if self._settings.log_lines:
+                capture.start()
+            try:
+                await self._work()
+            finally:
+                if self._settings.log_lines:
+                    capture.stop()
+
+    async def _work(self) -> None:
         self._build()
         try:
             await self.lanes.ensure(max(self.pace.want, 64))
@@ -116,7 +140,7 @@ class Worker:
                         "sessions": self.sessions.close_when_idle(),
                         "presence": self._presence.run(),
                         "guard": self.lanes.guard(),
-                        "housekeeping": self._housekeeping(),
+                        "housekeeping": keep_house(self._bus, self.lanes, self.inbox, self.executor),
                         "bus": self._leave_when_bus_is_closed(),
                     }.items()
                 ]
@@ -125,7 +149,8 @@ class Worker:
                 if self._burst:
                     background.append(group.create_task(self._drain_when_empty()))
                 await self._draining.wait()
-                await self._drain()
+                await self._leaving.drain(self._patience, self._settings.grace.total_seconds())
+                await self.sessions.close()
                 await cancel_all(background)
         finally:
             await self._close()
@@ -136,31 +161,42 @@ class Worker:
         self.settler = Settler(self._settles, self._bus, self._subjects, self.sessions, self._settled)
         self._inputs = Inputs(Database(self._settings, "dispatcher worker inputs"))
         self.executor = Executor(
-            self.pace.slots, self._queue_names, self.settler.finished, self.settler.progress, self._inputs
-        )
+            self.pace.slots, self._queue_names, self._settings, self._app.resources, self.settler.finished,
+            self.settler.progress, self._too_many_stuck, self._inputs,
+        )  # fmt: skip
+        if any(kind.in_process for kind in self._types.values()):
+            self.executor.processes = Processes(
+                self._app, self._settings, self._queue_names, self.settler.progress, self._settings.log_format
+            )
         self.sessions.keeper = LeaseKeeper(self._settings, self.boot_id, self._cancel_in, self._lost, self._must_leave)
         self.claimer = Claimer(
             self._claims, self._bus, self.inbox, self.sessions, self._types, self.name,
             self._room, self._start, self.executor.running, self.settler.tell,
         )  # fmt: skip
         self._presence = Presence(
-            self._bus, self._subjects, self.describe, lambda: self.pace.want + self.claimer.away, self._cancel
-        )
+            self._bus, self._subjects, self.describe,
+            Holdings(self.executor, self.inbox, self.claimer, self._types, self._queue_names).answer,
+            lambda: self.pace.want + self.claimer.away, self._cancel,
+            Control(self._bus, self.name, self.boot_id, self.drain, self.stop).asked,
+        )  # fmt: skip
+        self._leaving = Leaving(self._bus, self.lanes, self.inbox, self.claimer, self.executor, self.settler)
+        self._measure.watch(self.executor, self.inbox, self.claimer, self._presence)
+
+    def is_ready(self) -> dict[str, Any]:
+        """What ``/readyz`` shows: ready is who is connected and receives tasks."""
+        ready = self.ready.is_set() and not self._draining.is_set() and self._bus.connected
+        return {"ready": ready, "nats": self._bus.connected, "draining": self._draining.is_set()}
 
     def describe(self) -> dict[str, Any]:
         """What ``dispatcher workers list`` shows."""
-        return {
-            "worker": self.name,
-            "boot_id": str(self.boot_id),
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "queues": self._queues,
-            "slots": self.pace.slots,
-            "running": len(self.executor.running),
-            "version": version("jetstream-dispatcher"),
-            "started_at": self._started_at.isoformat(),
-            "draining": self._draining.is_set(),
-        }
+        return self._card.now(
+            slots=self.pace.slots,
+            running=len(self.executor.running),
+            processes=len(self.executor.processes.pids) if self.executor.processes else 0,
+            executing=self.executor.executing,
+            received=len(self.inbox),
+            draining=self._draining.is_set(),
+        )
 
     # called by the pieces -------------------------------------------------------------------------------------------
 
@@ -192,6 +228,11 @@ class Worker:
         self.pace.settled(len(attempts), more=bool(len(self.inbox) or self.executor.ready))
         self.claimer.has_room.set()
 
+    def _too_many_stuck(self) -> None:
+        _log.critical("more handlers than slots run over their limit and do not come back; this worker must restart")
+        self.must_restart = True
+        self.drain()
+
     def _cancel(self, task_id: UUID, number: int) -> None:
         attempt = self.executor.running.get(task_id)
         if attempt is not None and attempt.number == number:
@@ -213,78 +254,22 @@ class Worker:
 
     # loops ----------------------------------------------------------------------------------------------------------
 
-    async def _housekeeping(self) -> None:
-        """Keep messages of running tasks quiet; give back what was received or claimed but does not get its turn."""
-        while True:
-            await asyncio.sleep(_HOUSEKEEPING_SECONDS)
-            now = time.monotonic()
-            quiet: list[str] = []
-            for attempt in list(self.executor.running.values()):
-                shown = max(attempt.shown_at, attempt.delivery.received_at)
-                if now - shown > self.lanes.quiet_seconds:
-                    attempt.shown_at = now
-                    quiet.extend(attempt.delivery.replies)
-            await self._bus.in_progress(quiet)
-            for attempt in [a for a in self.executor.ready if now - a.claimed_at > _LONGEST_AHEAD_SECONDS]:
-                self.executor.stop_one(attempt, Stop.RELEASE)
-            for delivery in self.inbox.take_older(now - _LONGEST_WAIT_SECONDS):  # another worker may have a slot
-                await self._bus.nak(delivery.replies, random.uniform(0.1, 1.0))
-
     async def _leave_when_bus_is_closed(self) -> None:
         await self._bus.closed.wait()
         raise ConfigurationError("the connection to NATS was closed for good; the process must be started again")
 
     async def _drain_when_empty(self) -> None:
-        """Burst: end when the lanes are empty and nothing runs, twice in a row."""
-        calm = 0
-        while calm < 2:
-            await asyncio.sleep(0.2)
-            busy = self.executor.running or len(self.inbox) or await self.lanes.waiting() or await self._outbox_waits()
-            calm = 0 if busy else calm + 1
+        await self._leaving.when_empty(self._outbox_waits)
         self.drain()
 
     async def _outbox_waits(self) -> bool:
         return bool((await self._claims.run(OUTBOX_WAITS, {"names": self._queues}))[0][0])
 
-    # stop -----------------------------------------------------------------------------------------------------------
-
-    async def _drain(self) -> None:
-        """Receive no more, refuse what waits, finish what runs, give back the rest without consuming a try."""
-        _log.info("draining: %d tasks held", len(self.executor.running))
-        self.inbox.closed = True
-        await self.lanes.leave()
-        while waiting := self.inbox.take(1_000_000):
-            for delivery in waiting:
-                await self._bus.nak(delivery.replies, 0)
-            await self.claimer.quiet.wait()
-        await self.claimer.quiet.wait()
-        for attempt in list(self.executor.ready):
-            self.executor.stop_one(attempt, Stop.RELEASE)
-        if not await self._all_settled(self._settings.grace.total_seconds()):
-            for attempt in list(self.executor.running.values()):
-                self.executor.stop_one(attempt, Stop.RELEASE)
-            if not await self._all_settled(2.0):
-                for attempt in list(self.executor.running.values()):
-                    self.executor.abandon(attempt)
-                await self._all_settled(2.0)
-        await self.sessions.close()
-
-    async def _all_settled(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                while self.executor.running:
-                    self.claimer.has_room.clear()
-                    await self.claimer.has_room.wait()
-                await self.settler.flushed()
-        except TimeoutError:
-            return False
-        return True
-
     async def _close(self) -> None:
         await self._presence.stop()
         if self.sessions.keeper is not None:
             await asyncio.to_thread(self.sessions.keeper.stop)
-        self.executor.close()
+        await self.executor.close()
         await self._inputs.close()
         await self._claims.close()
         await self._settles.close()

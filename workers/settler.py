@@ -35,6 +35,14 @@ _log = logging.getLogger("dispatcher.settle")
 BATCH = 500
 _PROGRESS_SECONDS = 0.5
 _SKIPPED_SECONDS = 0.005
+_SUCCEED = {
+    ("plain", False): settle.SUCCEED,
+    ("plain", True): settle.SUCCEED_LOGGED,
+    ("in_flow", False): settle.SUCCEED_IN_FLOW,
+    ("in_flow", True): settle.SUCCEED_IN_FLOW_LOGGED,
+}
+"""By what is settled, and whether a handler logged."""
+_WAITING = frozenset({State.BLOCKED, State.SCHEDULED, State.QUEUED, State.RETRYING})
 
 
 class Settler:
@@ -109,6 +117,7 @@ class Settler:
         if len(undecided) == 1:
             _log.error("the outcome of task %s cannot be written: %s", undecided[0].task_id, error)
             undecided[0].outcome = Outcome(State.FAILED, reason=Reason.UNSERIALISABLE, detail=_unwritable(error))
+            undecided[0].lines = None
         for attempt in undecided:
             try:
                 await self._settle_all([attempt])
@@ -130,6 +139,8 @@ class Settler:
             groups.setdefault((attempt.session, _kind(attempt)), []).append(attempt)
         for (session, kind), attempts in groups.items():
             if kind == "committed":
+                if logged := _logged(attempts):
+                    await self._database.run(settle.LOG, logged)
                 await self._announce(session, attempts, {a.task_id: a.outcome.to for a in attempts if a.outcome})
                 continue
             done_batches = list(session.done_batches)
@@ -143,13 +154,13 @@ class Settler:
             await self._announce(session, settled, accepted)
 
     async def _succeed(self, attempts: list[Attempt], params: dict[str, Any], kind: str) -> dict[UUID, State]:
-        statement = settle.SUCCEED_IN_FLOW if kind == "in_flow" else settle.SUCCEED
-        [(positions, *_)] = await self._database.run(statement, params)
+        [(positions, *_)] = await self._database.run(_SUCCEED[kind, "log_ids" in params], params)
         taken = attempts if positions is None else [attempts[n - 1] for n in positions]
         return {attempt.delivery.task_id: State.SUCCEEDED for attempt in taken}
 
     async def _leave(self, params: dict[str, Any]) -> dict[UUID, State]:
-        return {row[0]: State(row[1]) for row in await self._database.run(settle.LEAVE, params)}
+        sql = settle.LEAVE_LOGGED if "log_ids" in params else settle.LEAVE
+        return {row[0]: State(row[1]) for row in await self._database.run(sql, params)}
 
     @staticmethod
     def _params(session: Session, attempts: list[Attempt], succeeded: bool) -> dict[str, Any]:
@@ -158,6 +169,7 @@ class Settler:
             "ids": [attempt.delivery.task_id for attempt in attempts],
             "attempts": [attempt.delivery.attempt for attempt in attempts],
         }
+        params |= _logged(attempts)
         outcomes = [attempt.outcome for attempt in attempts if attempt.outcome is not None]
         if succeeded:
             params["results"] = [outcome.result for outcome in outcomes]
@@ -214,10 +226,13 @@ class Settler:
         self._sessions.finished(session)
 
     async def tell(self, states: Mapping[UUID, State]) -> None:
-        """Tell whoever waits which tasks have ended."""
+        """Tell whoever waits which tasks have ended, and whoever watches which of them wait again."""
         ended = [(task, int(state)) for task, state in states.items() if state in FINAL]
         if ended:
             await self._bus.publish(self._subjects.settled, encode_settled(ended))
+        if len(ended) < len(states):
+            if waits := [(task, int(state)) for task, state in states.items() if state in _WAITING]:
+                await self._bus.publish(self._subjects.waits, encode_settled(waits))
 
     async def _write_progress(self) -> None:
         """At most twice a second; the last value of each attempt wins."""
@@ -241,6 +256,19 @@ class Settler:
                 "messages": [item[2] for item in items],
             }
             await self._database.run(settle.PROGRESS, params)
+
+
+def _logged(attempts: list[Attempt]) -> dict[str, Any]:
+    """The parameters with log lines, if there are any."""
+    logged = [(attempt, *attempt.lines.packed()) for attempt in attempts if attempt.lines is not None]
+    if not logged:
+        return {}
+    return {
+        "log_ids": [attempt.task_id for attempt, _, _ in logged],
+        "log_attempts": [attempt.number for attempt, _, _ in logged],
+        "log_dropped": [dropped for _, dropped, _ in logged],
+        "log_lines": [lines for _, _, lines in logged],
+    }
 
 
 def _kind(attempt: Attempt) -> str:

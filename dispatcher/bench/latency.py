@@ -18,22 +18,24 @@ _WARM_UP_SECONDS = 3.0
 
 
 async def latency(
-    ground: Ground, *, rate: float, seconds: float, workers: int, concurrency: int, rounds: int
+    ground: Ground, *, by: str, rate: float, seconds: float, workers: int, concurrency: int, rounds: int
 ) -> dict[str, Any]:
     """Single transactions at a low rate.  Commit times stay with the producer, start times with the handler: the clock
     is that of the machine, shared by its processes, and the two are brought together afterwards."""
     async with open_pipeline(ground) as pipeline:
         await pipeline.start_processes(workers, concurrency)
-        await _once(pipeline, rate, min(seconds, _WARM_UP_SECONDS))
+        kind = "paced-sql" if by == "sql" else "paced"
+        await _once(pipeline, kind, rate, min(seconds, _WARM_UP_SECONDS))
         measured = []
         for number in range(rounds):
             await pipeline.tidy()
-            figures = await _once(pipeline, rate, seconds)
+            figures = await _once(pipeline, kind, rate, seconds)
             await pipeline.prove()
             measured.append(figures)
             say(f"latency: round {number + 1} of {rounds}: {figures}")
         return {
             "bench": "latency",
+            "by": by,
             "p50_ms": medians(measured, "p50_ms"),
             "p99_ms": medians(measured, "p99_ms"),
             "max_ms": max(item["max_ms"] for item in measured),
@@ -48,11 +50,11 @@ async def latency(
         }
 
 
-async def _once(pipeline: Pipeline, rate: float, seconds: float) -> dict[str, Any]:
+async def _once(pipeline: Pipeline, kind: str, rate: float, seconds: float) -> dict[str, Any]:
     done, _, _ = await pipeline.done()
     variables = environment(pipeline.settings, pipeline.ground)
     producer = await start(
-        pipeline.ground, "producer", variables, "dispatcher.bench.produce", "paced", str(rate), str(seconds)
+        pipeline.ground, "producer", variables, "dispatcher.bench.produce", kind, str(rate), str(seconds)
     )
     try:
         await producer.hear(60.0)

@@ -1,6 +1,7 @@
-"""The producers, as a process of their own: ``python -m dispatcher.bench.produce bulk|single|paced …``.
+"""The producers, as a process of their own: ``python -m dispatcher.bench.produce bulk|single|paced|paced-sql …``.
 
-Prints ``ready``, waits for one line, works, prints one JSON object.  Everything goes through the public API.
+Prints ``ready``, waits for one line, works, prints one JSON object.  Everything goes through the public
+API or the SQL function ``enqueue``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import psycopg
 
 from dispatcher.bench.tasks import app, mark, noop
+from state.sql import DEFAULT_SCHEMA, check_schema
 
 __all__ = ["bulk", "paced", "single"]
 
@@ -69,24 +71,36 @@ async def single(url: str, tasks: int, clients: int) -> dict[str, Any]:
     return done
 
 
-def paced(url: str, rate: float, seconds: float) -> dict[str, Any]:
+def paced(url: str, rate: float, seconds: float, create: Callable[[psycopg.Connection[Any]], str]) -> dict[str, Any]:
     """Create one task per transaction at ``rate`` a second; when the commit of each one returned.
 
     The gaps vary between half and one and a half of the mean, so that no timer of anybody falls in step with them.
     """
     commits: dict[str, int] = {}
     with psycopg.connect(url) as connection:
-        mark.enqueue(connection)
+        create(connection)
         connection.rollback()
         _go()
         due = time.monotonic()
         for _ in range(max(1, round(rate * seconds))):
             due += random.uniform(0.5, 1.5) / rate
             time.sleep(max(0.0, due - time.monotonic()))
-            task = mark.enqueue(connection)
+            task = create(connection)
             connection.commit()
-            commits[str(task.id)] = time.monotonic_ns()
+            commits[task] = time.monotonic_ns()
     return {"commits": commits}
+
+
+def _by_python(connection: psycopg.Connection[Any]) -> str:
+    return str(mark.enqueue(connection).id)
+
+
+def _by_sql(connection: psycopg.Connection[Any]) -> str:
+    """As another language would do it."""
+    schema = os.environ.get("DISPATCHER_DB_SCHEMA", DEFAULT_SCHEMA)
+    row = connection.execute(f"SELECT id FROM {check_schema(schema)}.enqueue(%s)".encode(), [mark.name]).fetchone()
+    assert row is not None
+    return str(row[0])
 
 
 def main(arguments: list[str]) -> None:
@@ -96,7 +110,8 @@ def main(arguments: list[str]) -> None:
     kinds: dict[str, Callable[[], dict[str, Any]]] = {
         "bulk": lambda: bulk(url, int(first), int(second)),
         "single": lambda: asyncio.run(single(url, int(first), int(second))),
-        "paced": lambda: paced(url, float(first), float(second)),
+        "paced": lambda: paced(url, float(first), float(second), _by_python),
+        "paced-sql": lambda: paced(url, float(first), float(second), _by_sql),
     }
     print(json.dumps(kinds[kind]()), flush=True)
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +36,15 @@ Workers = Annotated[int, typer.Option("--workers", min=1, help="Worker processes
 Concurrency = Annotated[int, typer.Option("--concurrency", "-c", min=1, help="Tasks at a time in each worker.")]
 Tasks = Annotated[int, typer.Option("--tasks", min=1, help="Tasks of one round.")]
 Seconds = Annotated[float, typer.Option("--seconds", min=1, help="Length of one round.")]
+
+
+class CreatedBy(StrEnum):
+    """Two ways to the same task."""
+
+    PYTHON = "python"
+    SQL = "sql"
+
+
 Bench = Callable[[Ground], Awaitable[dict[str, Any]]]
 
 
@@ -109,6 +119,7 @@ def single(
 @app.command()
 def latency(
     rate: Annotated[float, typer.Option("--rate", min=0.1, help="Tasks a second.")] = 20.0,
+    by: Annotated[CreatedBy, typer.Option("--by", help="Who creates the tasks.")] = CreatedBy.PYTHON,
     seconds: Seconds = 60.0, workers: Workers = 1, concurrency: Concurrency = 100, rounds: Rounds = 3,
     database_url: DatabaseUrl = None, nats_url: NatsUrl = None, json: Json = False,
 ) -> None:  # fmt: skip
@@ -116,7 +127,7 @@ def latency(
     _run(
         database_url, nats_url, json,
         lambda ground: latency_bench.latency(
-            ground, rate=rate, seconds=seconds, workers=workers, concurrency=concurrency, rounds=rounds
+            ground, by=by.value, rate=rate, seconds=seconds, workers=workers, concurrency=concurrency, rounds=rounds
         ),
     )  # fmt: skip
 

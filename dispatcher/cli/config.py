@@ -23,6 +23,7 @@ from dispatcher.cli.options import (
 )
 from dispatcher.cli.output import emit, note, table, to_json
 from dispatcher.settings import Settings
+from dispatcher.streams.units import FOREVER
 
 __all__ = ["app"]
 
@@ -33,8 +34,10 @@ _OTHERS = frozenset(
     f"DISPATCHER_{name}" for name in ("APP", "DEBUG", "DATA_DIR", "NATS_SERVER", "PG_BINDIR", "EMBEDDED_USER")
 )
 _PASSWORD = re.compile(r"(?P<start>\w+://)(?P<login>[^/@]*(?:@[^/@]*)*)@")
-_PARAMETER = re.compile(r"(?i)((?:password|sslpassword|passfile|token)=)('[^']*'|[^&\s]+)")
+_PARAMETER = re.compile(r"(?i)((?:password|sslpassword|passfile|token)=)('(?:\\.|[^'\\])*'|[^&\s]+)")
 _MASK = "********"
+_SECRET = frozenset({"database_password", "nats_password", "nats_token"})
+_PLACES = (("environment", ""), ("file", "_FILE"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Setting:
     name: str
     value: Any
     origin: str
-    """``flag``, ``environment NAME``, ``dispatcher dev`` (one that runs in this folder) or ``default``."""
+    """``flag``, ``environment NAME``, ``file NAME_FILE``, ``dispatcher dev`` (that of this folder) or ``default``."""
     variables: tuple[str, ...]
 
 
@@ -68,7 +71,7 @@ def show(
     settings = load_settings(**flags)
     from_dev = dev_settings(flags)
     shown = [_setting(settings, name, flags.get(name) is not None, name in from_dev) for name in Settings.model_fields]
-    known = _OTHERS.union(*(item.variables for item in shown))
+    known = _OTHERS.union(*((name, f"{name}_FILE") for item in shown for name in item.variables))
     ignored = sorted(name for name in os.environ if name.startswith("DISPATCHER_") and name not in known)
     for name in ignored:
         note(f"warning: {name} is set but no setting has that name; it is ignored")
@@ -90,12 +93,13 @@ def _setting(settings: Settings, name: str, from_flag: bool, from_dev: bool) -> 
     variables = variables_of(name)
     # pydantic-settings compares names without regard to case
     set_names = {key.upper(): key for key in os.environ}
-    found = next((set_names[variable] for variable in variables if variable in set_names), None)
+    places = ((f"{kind} ", f"{variable}{end}") for variable in variables for kind, end in _PLACES)
+    found = next((kind + set_names[place] for kind, place in places if place in set_names), None)
     elsewhere = "dispatcher dev" if from_dev else "default"
-    origin = "flag" if from_flag else f"environment {found}" if found else elsewhere
-    value = getattr(settings, name)
+    origin = "flag" if from_flag else found or elsewhere
+    value = _MASK if name in _SECRET and getattr(settings, name) else getattr(settings, name)
     if isinstance(value, timedelta):
-        value = f"{value.total_seconds():g}s"
+        value = "forever" if value == FOREVER else f"{value.total_seconds():.10g}s"
     elif isinstance(value, str):
         value = mask(value)
     return Setting(name, value, origin, variables)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json as json_codec
 import re
 from dataclasses import dataclass
@@ -19,13 +18,10 @@ from dispatcher.cli.options import DatabaseUrl, Json, Namespace, NatsUrl, Schema
 from dispatcher.cli.output import emit
 from dispatcher.errors import KeyConflict, OptionError, UnknownTask, WaitTimeout
 from dispatcher.masking import printable
-from dispatcher.options import Retry, check_queue_name
+from dispatcher.options import check_queue_name
 from dispatcher.settings import Settings
 from dispatcher.task_info import TaskInfo
-from state.ids import new_id
-from state.machine import Flag
-from state.registry import TYPE_OPTIONS
-from state.requests import ENQUEUE
+from state.create import CALL_REFUSED, CREATE_CONFLICT, ENQUEUE
 
 __all__ = ["command"]
 
@@ -144,47 +140,26 @@ def _checked(settings: Settings, connection: psycopg.Connection[Any], app: str, 
 
 
 def _unchecked(settings: Settings, connection: psycopg.Connection[Any], wish: _Wish) -> tuple[UUID, bool]:
-    if not 1 <= len(wish.name) <= 200:
-        raise OptionError("the name of the task type must have 1 to 200 characters")
     options = wish.options
-    for text in (options.get("key"), *options.get("tags", ())):
-        if text is not None and not 1 <= len(text) <= 200:
-            raise OptionError(f"keys and tags have 1 to 200 characters, not {len(text)}")
-    body = json_codec.dumps(wish.arguments, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-    tags = list(dict.fromkeys(options.get("tags", ())))
-    flags = (Flag.KEYED | Flag.LABELLED if "key" in options else Flag(0)) | (Flag.LABELLED if tags else Flag(0))
-    known = _registered(settings, connection, wish.name)
-    secret = [name for name in known.get("secret", ()) if name in wish.arguments]
-    meta = {name: values for name, values in (("tags", tags), ("secret", secret)) if values}
+    for name in ("queue", "lane"):
+        if name in options:
+            check_queue_name(options[name], name)
     parameters = {
-        "id": new_id(),
         "type": wish.name,
-        "queue": check_queue_name(options.get("queue") or known.get("queue", "default")),
-        "lane": check_queue_name(options.get("lane") or known.get("lane", "default"), "lane"),
-        "args": body,
-        "max_tries": options.get("max_attempts") or known.get("max_attempts", Retry().max_attempts),
-        "flags": int(flags),
-        "delay": options.get("delay"),
-        "meta": json_codec.dumps(meta) if meta else None,
-        "key": options.get("key"),
-        "args_hash": hashlib.sha256(json_codec.dumps(wish.arguments, sort_keys=True, separators=(",", ":")).encode())
-        .digest(),
-    }  # fmt: skip
+        "args": json_codec.dumps(wish.arguments, separators=(",", ":"), ensure_ascii=False),
+        **{name: options.get(name) for name in ("queue", "lane", "delay", "key", "max_attempts", "tags")},
+    }
     try:
         row = connection.execute(ENQUEUE.psycopg(settings.db_schema), parameters).fetchone()
     except psycopg.Error as error:
-        if error.sqlstate != "DS003":
+        if error.sqlstate == CALL_REFUSED:
+            raise OptionError(str(error.diag.message_primary)) from None
+        if error.sqlstate != CREATE_CONFLICT:
             raise
         existing = re.search(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", str(error).rpartition("belongs to")[2])
         raise KeyConflict(wish.name, options["key"], UUID(existing[0]) if existing else UUID(int=0)) from None
     assert row is not None
     return row[0], row[1]
-
-
-def _registered(settings: Settings, connection: psycopg.Connection[Any], name: str) -> dict[str, Any]:
-    """What a worker that knows the type wrote down about it; nothing if none ever did."""
-    row = connection.execute(TYPE_OPTIONS.psycopg(settings.db_schema), {"name": name}).fetchone()
-    return dict(row[0]) if row and row[0] else {}
 
 
 async def _create_and_wait(

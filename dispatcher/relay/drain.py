@@ -96,6 +96,7 @@ class Drain:
         if rows:
             self.published += len(rows)
             self.metrics.published.inc(len(rows))
+            self.metrics.lag.observe(time.monotonic() - started)
         await self._mark(now)
         return len(rows)
 

@@ -46,10 +46,14 @@ class Guard:
         """Guard until cancelled.  Raises ``ConfigurationError`` when a stream contradicts streams.conf."""
         demand = await self._bus.subscribe(self._subjects.demand, self._shares.announced)
         self._bus.on_reconnect.append(self._look_again)
+        self._leader.on_blocked = self._look_again
+        seen = True
         try:
             while True:
                 self._back.clear()
-                seen = await self.look_at_streams()
+                before, seen = seen, await self.look_at_streams()
+                if seen and not before:  # a cluster has elected: publish now, not when the back-off is over
+                    self._leader.nudge()
                 await self._share()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_GUARD_SECONDS if seen else _AGAIN_SECONDS):
@@ -62,7 +66,7 @@ class Guard:
             await demand.unsubscribe()
 
     def _look_again(self) -> None:
-        """NATS is back, maybe with another store."""
+        """NATS is back, maybe with another store, or something could not be published."""
         self._back.set()
         self._shares.changed.set()
 

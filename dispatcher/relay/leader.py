@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections.abc import Callable
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
@@ -64,6 +65,8 @@ class Leader:
         self._last_look = 0.0
         self.full_look_of: dict[str, str] = {}
         """Streams, with their creation time, that a guard found to be new: their tasks go out again."""
+        self.on_blocked: Callable[[], None] = lambda: None
+        """Called when a batch could not be published."""
 
     def stop(self) -> None:
         """Finish the drain at hand and return from :meth:`run`."""
@@ -197,6 +200,7 @@ class Leader:
             delay = random.uniform(0.5, 1.0) * min(5.0, 0.2 * 2**self._blocked_tries)
             self._blocked_until = time.monotonic() + delay
             _log.warning("cannot publish, trying again in %.1f s: %s", delay, error)
+            self.on_blocked()
         return total
 
     def _is_blocked(self) -> bool:

@@ -14,6 +14,7 @@ from dispatcher.bus import Bus
 from dispatcher.database import Database
 from dispatcher.errors import BusError
 from dispatcher.subjects import Subjects
+from dispatcher.wire import parse_time
 from state import reconcile
 from state.locks import FULL_RECONCILE, advisory_key
 from state.registry import LANE_MAP
@@ -97,10 +98,4 @@ class Reconciler:
             if error.err_code == _NO_MESSAGE:
                 return None
             raise
-        return _parse_time(answer["message"]["time"])
-
-
-def _parse_time(text: str) -> datetime:
-    """RFC 3339 with nanoseconds, as the server writes it."""
-    head, _, fraction = text.rstrip("Z").partition(".")
-    return datetime.fromisoformat(f"{head}.{(fraction or '0')[:6]:0<6}+00:00")
+        return parse_time(answer["message"]["time"])

@@ -52,6 +52,9 @@ class Rescuer:
         final = [(task, state) for task, state in moved if State(state) in FINAL]
         if final:
             await self._bus.publish(self._subjects.settled, encode_settled(final))
+        again = [(task, state) for task, state in moved if State(state) not in FINAL]
+        if again:
+            await self._bus.publish(self._subjects.waits, encode_settled(again))
         if moved:
             _log.warning("%d tasks given back, %d of them for good", len(moved), len(final))
         return len(moved)

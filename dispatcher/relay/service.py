@@ -12,6 +12,7 @@ import os
 import secrets
 import time
 from contextlib import suppress
+from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
@@ -22,8 +23,10 @@ from dispatcher.database import Database, Transient, connect, pause_before_retry
 from dispatcher.errors import BusError, ConfigurationError
 from dispatcher.metrics import RelayMetrics
 from dispatcher.relay.drain import Drain
+from dispatcher.relay.gauges import ClusterGauges
 from dispatcher.relay.guard import Guard
 from dispatcher.relay.leader import Leader
+from dispatcher.relay.pruner import Pruner
 from dispatcher.settings import Settings
 from dispatcher.streams.config import StreamsConfig
 from dispatcher.subjects import Subjects
@@ -53,8 +56,18 @@ class Relay:
         self.led = asyncio.Event()
         self.metrics = RelayMetrics()
         self.drain.metrics = self.metrics
+        self.gauges = ClusterGauges(
+            settings, streams, bus, self._standby, self.led.is_set, lambda: self.drain.published
+        )
+        self.metrics.registry.register(self.gauges)
+        self._standing_by = False
         self._stopping = asyncio.Event()
         self._last_beat = time.monotonic()
+
+    def ready(self) -> dict[str, Any]:
+        """What ``/readyz`` shows: ready is who is connected and leads, or stands by to lead."""
+        role = "leader" if self.led.is_set() else "standby" if self._standing_by else "none"
+        return {"ready": role != "none" and self._bus.connected, "role": role, "nats": self._bus.connected}
 
     def stop(self) -> None:
         """Finish the drain at hand and return from :meth:`run`."""
@@ -100,12 +113,14 @@ class Relay:
         sql = "SELECT pg_advisory_lock(%(k1)s, %(k2)s)"
         won = asyncio.ensure_future(election.execute(sql, self._key, prepare=False))
         stopped = asyncio.ensure_future(self._stopping.wait())
+        self._standing_by = True
         try:
             await asyncio.wait({won, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if won.done():
                 await won
             return won.done() and not self._stopping.is_set()
         finally:
+            self._standing_by = False
             stopped.cancel()
             if not won.done():
                 election.cancel()
@@ -116,13 +131,19 @@ class Relay:
     async def _lead(self, elected: AsyncConnection[TupleRow]) -> None:
         self.leader = leader = Leader(self._settings, self._streams, self._bus, self.drain, self.name)
         guard = Guard(self._settings, self._streams, self._bus, leader)
+        # named like the others, so that a standby ends it with them
+        pruner = Pruner(Database(self._settings, self.name, statement_timeout="30s"), self._settings, self._streams)
         tasks: list[asyncio.Task[None]] = []
         try:
             await leader.start(elected)
             # before the first drain: a stream that is new to us means that everything published before is gone
             await guard.look_at_streams()
             _log.info("this relay leads")
-            tasks = [asyncio.create_task(guard.run()), asyncio.create_task(leader.run())]
+            tasks = [
+                asyncio.create_task(guard.run()),
+                asyncio.create_task(leader.run()),
+                asyncio.create_task(pruner.run()),
+            ]
             self.led.set()
             self.metrics.active.set(1)
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

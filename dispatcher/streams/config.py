@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from dispatcher.streams.problems import Problem, StreamsFileError, explain, suggestion
 from dispatcher.streams.rules import FIXED_QUEUE_FIELDS, FIXED_STREAM_FIELDS, refused
-from dispatcher.streams.units import UNLIMITED, parse_duration, parse_size
+from dispatcher.streams.units import UNLIMITED, parse_duration, parse_keep, parse_size
 
 __all__ = [
     "DEFAULT_LANES",
@@ -34,6 +34,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 # "<queue>--<lane>" names the consumer: a lane that contained or began with dashes could name another lane's
 LaneName = Annotated[str, StringConstraints(max_length=64, pattern=r"^[A-Za-z0-9_]+(-[A-Za-z0-9_]+)*-?$")]
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+Keep = Annotated[timedelta, BeforeValidator(parse_keep), Field(ge=timedelta(minutes=1))]
 Size = Annotated[int, BeforeValidator(parse_size)]
 Priority = Annotated[int, Field(ge=-32768, le=32767)]
 
@@ -72,6 +73,10 @@ class _QueueFields(_Strict):
     """A message that no worker acked or showed progress on for so long is delivered again."""
     max_ack_pending: int = Field(default=10_000, ge=1, le=100_000)
     """The most messages of one lane that may be out at the workers; the leader sets less, by demand."""
+    keep_succeeded: Keep | None = None
+    """How long succeeded tasks stay after their end; as the settings say when not given.  The same for the next two."""
+    keep_failed: Keep | None = None
+    keep_cancelled: Keep | None = None
 
 
 class StreamConfig(_StreamFields):
@@ -138,7 +143,7 @@ class StreamsConfig(_Strict):
         found = self.queues.get(name)
         if found is not None:
             return found
-        return QueueConfig(ack_wait=self.defaults.ack_wait, max_ack_pending=self.defaults.max_ack_pending)
+        return QueueConfig(**{field: getattr(self.defaults, field) for field in _QueueFields.model_fields})
 
 
 def load(path: Path | None) -> StreamsConfig:

@@ -19,6 +19,7 @@ __all__ = [
     "FoundStream",
     "JetStreamApi",
     "check_server_version",
+    "consumer_states",
     "list_consumers",
     "parse_version",
     "put_consumer",
@@ -114,6 +115,11 @@ async def read_consumer(bus: JetStreamApi, stream: str, name: str) -> dict[str, 
 
 async def list_consumers(bus: JetStreamApi, stream: str) -> dict[str, dict[str, Any] | None]:
     """Every consumer of the stream by name; ``None`` for one that exists but whose leader did not answer."""
+    return {name: info and info["config"] for name, info in (await consumer_states(bus, stream)).items()}
+
+
+async def consumer_states(bus: JetStreamApi, stream: str) -> dict[str, dict[str, Any] | None]:
+    """What CONSUMER.INFO says of every consumer of the stream, by name; ``None`` where no leader answered."""
     found: dict[str, dict[str, Any] | None] = {}
     offset, total = 0, 1
     while offset < total:
@@ -121,7 +127,7 @@ async def list_consumers(bus: JetStreamApi, stream: str) -> dict[str, dict[str, 
         answer = await bus.api(f"CONSUMER.LIST.{stream}", {"offset": offset}, timeout=10.0)
         page = answer.get("consumers") or []
         absent = [*(answer.get("missing") or []), *(answer.get("offline") or {})]
-        found |= {name: None for name in absent} | {item["name"]: item["config"] for item in page}
+        found |= {name: None for name in absent} | {item["name"]: item for item in page}
         total = int(answer.get("total", 0))
         offset += int(answer.get("limit", 0)) or max(1, len(page))
     return found

@@ -5,10 +5,21 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-__all__ = ["UNLIMITED", "format_duration", "format_size", "nanoseconds", "parse_duration", "parse_size"]
+__all__ = [
+    "FOREVER",
+    "UNLIMITED",
+    "format_duration",
+    "format_size",
+    "nanoseconds",
+    "parse_duration",
+    "parse_keep",
+    "parse_size",
+]
 
 UNLIMITED = -1
 """What JetStream calls no limit."""
+FOREVER = timedelta.max
+"""How long something is kept that is never removed."""
 
 _MICROSECONDS = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
@@ -26,6 +37,18 @@ def parse_duration(value: object) -> timedelta:
     if not parts or "".join(part[0] for part in parts) != value:
         raise ValueError(f'{value!r} is not a duration; write for example "30s", "1h30m", "500ms" or "7d"')
     return timedelta(microseconds=round(sum(float(part[1]) * _MICROSECONDS[part[2]] for part in parts)))
+
+
+def parse_keep(value: object) -> timedelta:
+    """Like :func:`parse_duration`, and ``"forever"``."""
+    if value == "forever":
+        return FOREVER
+    try:
+        return parse_duration(value)
+    except ValueError:
+        raise ValueError(
+            f'{value!r} is not a time to keep tasks; write for example "30d", "12h" or "forever"'
+        ) from None
 
 
 def parse_size(value: object) -> int:

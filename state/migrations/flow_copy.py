@@ -1,4 +1,4 @@
-"""The function of schema version 0003 that runs a whole flow again: a copy, because what succeeded stays succeeded."""
+"""The function of schema version 0006 that runs a whole flow again: a copy, because what succeeded stays succeeded."""
 
 from __future__ import annotations
 

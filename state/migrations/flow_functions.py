@@ -1,4 +1,4 @@
-"""The functions of schema version 0003: create tasks that wait, end or suspend one in its handler's own transaction.
+"""The functions of schema version 0006: create tasks that wait, end or suspend one in its handler's own transaction.
 
 ``state.migrations.flow_release`` has those that let dependants go.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from state.migrations.flow_copy import COPY
 from state.migrations.flow_release import RELEASE_NAMES, release_functions
 
-__all__ = ["FUNCTION_NAMES", "functions_v3"]
+__all__ = ["FUNCTION_NAMES", "flow_functions"]
 
 FUNCTION_NAMES = "create_blocked copy_flow flow_value complete_task suspend_task " + RELEASE_NAMES
 
@@ -149,6 +149,6 @@ END $suspend$;
 """
 
 
-def functions_v3() -> tuple[str, ...]:
+def flow_functions() -> tuple[str, ...]:
     """The statements that create the functions; ``{s}`` still stands for the schema."""
     return (*release_functions(), _CREATE, _VALUE, _COMPLETE, _SUSPEND, COPY)

@@ -1,4 +1,4 @@
-"""``release`` and ``revive`` of schema version 0003: what the end of a task means for others, and the reversal.
+"""``release`` and ``revive`` of schema version 0006: what the end of a task means for others, and the reversal.
 
 The one place that knows it.  Every statement that can end a task calls ``release`` with those whose flag 16 says that
 somebody must be told; every statement that takes a task back from an end calls ``revive``.  Both run in the transaction
@@ -44,9 +44,12 @@ BEGIN
         WHERE t.id = ANY (p_ids) AND t.state IN (7, 8) AND (t.reason IN (6, 16) OR j.again);
     WITH due AS MATERIALIZED (
         SELECT t.id, t.state, d.due_at,
-               coalesce(d.due_at, v_now) + make_interval(secs => (t.meta ->> 'expires')::float8) AS expires_at
+               least(coalesce(d.due_at, v_now) + make_interval(secs => (t.meta ->> 'expires')::float8),
+                     CASE WHEN t.state = 1 AND (t.reason IS DISTINCT FROM 17 OR t.expires_at IS NOT NULL)
+                          THEN t.created_at + make_interval(secs => (t.meta ->> 'deadline')::float8) END) AS expires_at
         FROM {s}.tasks t CROSS JOIN LATERAL (SELECT CASE
-            WHEN t.meta ? 'delay' THEN v_now + make_interval(secs => (t.meta ->> 'delay')::float8)
+            WHEN t.meta ? 'delay' AND t.reason IS DISTINCT FROM 17
+            THEN v_now + make_interval(secs => (t.meta ->> 'delay')::float8)
             ELSE t.due_at END AS due_at) d
         WHERE t.id = ANY (p_ids) AND (t.state = 1 OR t.id = ANY (v_again))
     ), moved AS (

@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 import psycopg
 
 from state.claims import CLAIM
+from state.create import CREATE_FOR_ANY_DRIVER
 from state.ids import new_id
-from state.requests import ENQUEUE
 from state.settle import LEAVE, SUCCEED
 
 __all__ = ["Made", "invariants"]
@@ -46,11 +46,12 @@ class Made:
         """A queued task, or a scheduled one when ``delay`` is given."""
         task = new_id()
         self.connection.execute(
-            ENQUEUE.psycopg(SCHEMA),
+            CREATE_FOR_ANY_DRIVER.psycopg(SCHEMA),
             {
                 "id": task, "type": type, "queue": queue, "lane": "default", "args": b'{"n":1,"token":"s3cret"}',
                 "max_tries": max_tries, "flags": 2 if key else 0, "delay": delay,
                 "meta": json.dumps({"tags": tags, **meta}) if tags or meta else None, "key": key, "args_hash": b"x",
+                "run_at": None, "expires": None, "key_ttl": None,
             },
         )  # fmt: skip
         return task

@@ -88,11 +88,19 @@ async def test_the_state_of_ten_thousand_is_told_at_once_and_they_are_forgotten_
     assert sorted(times)[3] < 0.05, times
     assert len(list(app.flows.tree(flows.connection, task.id).tasks())) == 10_001
     forget = FORGET.psycopg("dispatcher").encode()
-    later = "2100-01-01T00:00:00Z"
-    assert flows.connection.execute(forget, {"before": later, "most": 10}).fetchall() == []  # it has not ended
+    [(queue,)] = flows.connection.execute("SELECT DISTINCT queue_id FROM dispatcher.tasks").fetchall()
+    at_once: dict[str, Any] = {"low": UUID(int=0), "most": 10, "queues": [queue], "cancelled": [0.0]}
+    at_once |= {"succeeded": [None], "failed": [0.0]}
+    assert flows.connection.execute(forget, at_once).fetchall() == []  # it has not ended
     with flows.connection.transaction():
         app.flows.cancel(flows.connection, task.id)
     assert app.flows.get(flows.connection, task.id).state == "cancelled"
-    gone = flows.connection.execute(forget, {"before": later, "most": 10}).fetchall()
-    assert len(gone) == 10_001
+    members = [row[0] for row in flows.connection.execute("SELECT id FROM dispatcher.tasks ORDER BY id").fetchall()]
+    delete = DELETE_FINISHED.psycopg("dispatcher").encode()
+    assert flows.connection.execute(delete, {"ids": members[:500]}).fetchall() == []  # not one by one
+    late = at_once | {"cancelled": [3600.0]}
+    assert flows.connection.execute(forget, late).fetchall() == []  # a part of it is kept longer
+    assert flows.connection.execute(forget, at_once).fetchall() == [(task.id,)]
+    flows.connection.execute("DELETE FROM dispatcher.outbox")  # nobody relays here: their messages never went out
+    assert len(flows.connection.execute(delete, {"ids": members}).fetchall()) == 10_001
     assert [flows.count(name) for name in ("flows", "flow_nodes", "flow_events", "deps", "joins")] == [0] * 5

@@ -12,7 +12,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -20,7 +20,7 @@ from psycopg import sql
 
 from dispatcher import status
 from dispatcher.filters import Filters
-from state import queries
+from state import prune, queries
 from state.listing import STEP
 from state.sql import Sql
 from tests.fixtures.servers import Servers
@@ -164,3 +164,17 @@ def test_one_task_and_its_history_use_the_primary_key(tx: psycopg.Connection[Any
         plan, buffers = _explained(tx, statement, {"id": task})
         assert "Seq Scan on tasks" not in plan and "Seq Scan on task_events" not in plan
         assert buffers < 100, plan
+
+
+@pytest.mark.parametrize("seconds", [86400.0, 86400.0 * 3650], ids=["all to go", "nothing to go"])
+def test_no_step_of_the_pruner_reads_a_whole_table(tx: psycopg.Connection[Any], seconds: float) -> None:
+    queues = [row[0] for row in tx.execute("SELECT id FROM dispatcher.queues ORDER BY id")]
+    for walk, states in ((prune.SUCCEEDED, ("succeeded",)), (prune.STOPPED, ("failed", "cancelled"))):
+        keeps = {
+            state: [seconds if state in states else None] * len(queues)
+            for state in ("succeeded", "failed", "cancelled")
+        }
+        plan, buffers = _explained(tx, walk, {"queues": queues, "lows": [UUID(int=0)] * 4, "most": 500, **keeps})
+        for table in ("tasks", "failures"):
+            assert not re.search(rf"Seq Scan on {table}\b", plan), plan
+        assert buffers < 500 * 6, plan

@@ -16,11 +16,11 @@ import pytest
 
 from dispatcher import status
 from dispatcher.bus import Bus, Message
-from dispatcher.cli.main import main
 from dispatcher.settings import Settings
 from dispatcher.subjects import Subjects
 from dispatcher.wire import encode_settled
 from state.ids import new_id
+from tests.fixtures.commands import Ran
 from tests.integration.made_tasks import Made, invariants
 
 
@@ -29,34 +29,6 @@ def made(database_url: str) -> Iterator[Made]:
     with psycopg.connect(database_url, autocommit=True) as connection:
         yield Made(connection)
         invariants(connection)
-
-
-class Ran:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Callable[..., Ran]:
-    monkeypatch.setenv("DISPATCHER_DATABASE_URL", settings.database_url or "")
-    monkeypatch.setenv("DISPATCHER_NATS_URL", settings.nats_url or "")
-    monkeypatch.setenv("DISPATCHER_NAMESPACE", settings.namespace)
-
-    def run(*args: object) -> Ran:
-        capsys.readouterr()
-        code = 0
-        try:
-            main([str(arg) for arg in args])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return Ran(code, captured.out, captured.err)
-
-    return run
 
 
 def test_list_show_history_stats(made: Made, cli: Callable[..., Ran]) -> None:

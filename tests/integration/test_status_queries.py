@@ -10,7 +10,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from dispatcher import status
+from dispatcher import status, walking
 from dispatcher.errors import OptionError, TaskNotFound
 from dispatcher.masking import MASK
 from dispatcher.task_info import Page
@@ -214,7 +214,7 @@ def test_a_walk_over_many_steps_finds_the_last_one(made: Made, monkeypatch: pyte
         " FROM generate_series(1, 12000) n"
     )
     assert ids(status.list_(made.connection, state="succeeded")) == [rare]
-    monkeypatch.setattr(status, "_MOST_STEPS", 1)
+    monkeypatch.setattr(walking, "_MOST_STEPS", 1)
     page = status.list_(made.connection, state="succeeded")
     assert page.tasks == () and page.next is not None
     monkeypatch.undo()

@@ -25,6 +25,9 @@ QUERIES = {
     "functions": """
         SELECT p.proname, pg_get_functiondef(p.oid) FROM pg_proc p
         WHERE p.pronamespace = CAST(%(schema)s AS regnamespace)""",
+    "views": """
+        SELECT c.relname, pg_get_viewdef(c.oid) FROM pg_class c
+        WHERE c.relnamespace = CAST(%(schema)s AS regnamespace) AND c.relkind = 'v'""",
     "triggers": """
         SELECT c.relname, t.tgname, pg_get_triggerdef(t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
         WHERE c.relnamespace = CAST(%(schema)s AS regnamespace) AND NOT t.tgisinternal""",

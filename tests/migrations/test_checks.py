@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from state.machine import LEGAL_MOVES, State
+from state.machine import LEGAL_MOVES, Reason, State
 
 ID = "018f0000-0000-7000-8000-000000000001"
 NOW = "2026-01-01T00:00:00Z"
@@ -27,6 +27,7 @@ GOOD: dict[str, dict[str, Any]] = {
         "created_at": NOW,
         "args": b"",
     },
+    "deletions": {"id": ID, "filter": "{}", "deleted": 0},
     "task_events": {"task_id": ID, "seq": 1, "to_state": 3, "attempt": 1},
     "relay_state": {"singleton": True},
     "timers": {"task_id": ID, "kind": 1, "attempt": 1, "due_at": NOW},
@@ -34,6 +35,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "failures": {"task_id": ID, "tenant_id": 0, "queue_id": 1, "type_id": 1, "state": 7, "reason": 1},
     "task_labels": {"kind": 1, "value": "vip", "task_id": ID},
     "progress": {"task_id": ID, "attempt": 1, "fraction": 0.5},
+    "attempt_logs": {"task_id": ID, "attempt": 1, "dropped": 0, "lines": "[]"},
     "task_steps": {"task_id": ID, "name": "pay", "attempt": 1, "result": b"1"},
     "flows": {"id": ID, "root_id": ID, "kind": 1, "total": 2},
     "deps": {"parent_id": ID, "child_id": ID, "rule": 1},
@@ -63,7 +65,7 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("types_name_length", "types", {"name": "x" * 201}),
     ("tasks_state_known", "tasks", {"state": 0}),
     ("tasks_state_known", "tasks", {"state": 9, "finished_at": NOW}),
-    ("tasks_reason_known", "tasks", {"reason": 18}),
+    ("tasks_reason_known", "tasks", {"reason": max(Reason) + 1}),
     ("tasks_numbers_positive", "tasks", {"attempt": 0}),
     ("tasks_numbers_positive", "tasks", {"generation": 0}),
     ("tasks_numbers_positive", "tasks", {"dispatch": 0}),
@@ -96,6 +98,9 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("task_labels_value_length", "task_labels", {"value": "x" * 201}),
     ("progress_fraction_range", "progress", {"fraction": 1.01}),
     ("progress_fraction_range", "progress", {"fraction": -0.01}),
+    ("attempt_logs_dropped_counts", "attempt_logs", {"dropped": -1}),
+    ("attempt_logs_lines_listed", "attempt_logs", {"lines": "{}"}),
+    ("deletions_count_positive", "deletions", {"deleted": -1}),
     ("task_steps_name_length", "task_steps", {"name": ""}),
     ("flows_kind_known", "flows", {"kind": 5}),
     ("flows_state_known", "flows", {"state": 3, "finished_at": NOW}),

@@ -87,10 +87,11 @@ def test_stored_numbers_never_change() -> None:
         "snoozed",
         "released",
         "redispatched",
+        "deadline",
         "skipped",
         "children",
     ]
-    assert [int(reason) for reason in Reason] == [*range(1, 15), 16, 17]
+    assert [int(reason) for reason in Reason] == list(range(1, 18))
     assert {flag.name: int(flag) for flag in Flag} == {
         "CANCEL": 1,
         "KEYED": 2,

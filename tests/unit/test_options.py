@@ -46,6 +46,11 @@ def charge() -> Any:
         ({"max_attempts": 40000}, "max_attempts must be 1 to 32767"),
         ({"max_attempts": 1.5}, "max_attempts must be a whole number, not float"),
         ({"retry": 3}, "retry must be a Retry"),
+        ({"soft_timeout": 30}, "soft_timeout must be less than timeout, not 30 s of 30 s"),
+        ({"soft_timeout": 5, "timeout": 5}, "soft_timeout must be less than timeout"),
+        ({"deadline": 5, "delay": 5}, "deadline must be later than delay, not 5 s after a delay of 5 s"),
+        ({"deadline": 0}, "deadline must be more than 0 s"),
+        ({"pool": "process"}, "no option 'pool'"),
         ({"timeout": 0}, "timeout must be more than 0 s, not 0"),
         ({"expires": timedelta(0)}, "expires must be more than 0 s"),
         ({"key": ""}, "key must have 1 to 200 characters, not 0"),
@@ -142,3 +147,29 @@ def test_options_leave_the_original_alone(charge: Any) -> None:
     assert call.options(key="k").asked.key == "k"
     assert call.asked.key is None
     assert other(1) is None
+
+
+def test_a_deadline_counts_from_the_creation_and_expires_what_has_not_started() -> None:
+    asked = Asked({"deadline": 60.0, "delay": 10.0}, {})
+    assert asked.meta == '{"deadline":60.0}'
+    assert not asked.plain
+    assert asked.expires_in() == 50.0
+    assert Asked({"deadline": 60.0, "expires": 5.0}, {}).expires_in() == 5.0
+    soon = datetime.now(UTC) + timedelta(seconds=40)
+    left = Asked({"deadline": 60.0}, {"run_at": soon}).expires_in()
+    assert left is not None and 19 < left <= 20.1
+    with pytest.raises(OptionError, match="deadline must be later than run_at"):
+        Asked({"deadline": 30.0}, {"run_at": soon}).expires_in()
+    assert Asked({"deadline": 60.0, "delay": 90.0}, {"run_at": soon}).expires_in()  # the delay does not count here
+
+
+def test_a_pool_is_for_functions_that_can_be_in_it() -> None:
+    app = Dispatcher("shop")
+
+    async def handler() -> None: ...
+
+    with pytest.raises(OptionError, match="is async and runs on the event loop"):
+        app.task(name="a", pool="thread")(handler)
+    with pytest.raises(OptionError, match="pool must be 'thread' or 'process', not 'fork'"):
+        app.task(name="b", pool="fork")  # type: ignore[call-overload]
+    assert app.task(name="c", pool="process")(handler).in_process

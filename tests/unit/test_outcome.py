@@ -14,7 +14,15 @@ from dispatcher.options import Retry
 from dispatcher.outcomes import Cancel, RetryIn, Snooze
 from state.machine import Reason, State
 from workers.attempt import Outcome, Stop
-from workers.outcome import HandlerTimeout, describe_error, outcome_of_error, outcome_of_stop, storable
+from workers.masked import storable
+from workers.outcome import (
+    DeadlineOver,
+    HandlerTimeout,
+    describe_error,
+    outcome_of_error,
+    outcome_of_stop,
+    within_deadline,
+)
 
 MASK = "**********"
 
@@ -130,3 +138,30 @@ def test_the_fingerprint_names_the_place_not_the_text() -> None:
 
     assert fail("one") == fail("two") != fail("one", KeyError)
     assert len(fail("one")) == 16
+
+
+@pytest.mark.parametrize(
+    ("to", "delay", "last_try", "wanted"),
+    [
+        (State.RETRYING, 10.0, False, State.FAILED),
+        (State.RETRYING, 4.0, False, State.RETRYING),
+        (State.RETRYING, 10.0, True, State.RETRYING),  # the statement that settles it says: exhausted
+        (State.SCHEDULED, 10.0, True, State.FAILED),
+        (State.QUEUED, 0.0, False, State.QUEUED),
+        (State.SUCCEEDED, 0.0, False, State.SUCCEEDED),
+    ],
+)
+def test_what_would_start_again_after_its_deadline_fails_now(
+    to: State, delay: float, last_try: bool, wanted: State
+) -> None:
+    outcome = within_deadline(Outcome(to, delay=delay, detail={"message": "busy"}), 5.0, last_try=last_try)
+    assert outcome.to is wanted
+    assert (outcome.reason is Reason.DEADLINE) == (wanted is State.FAILED)
+    assert outcome.detail and outcome.detail["message"].startswith("busy")
+
+
+def test_a_passed_deadline_is_no_error_that_is_retried() -> None:
+    outcome = outcome_of_error(
+        DeadlineOver("late"), tries=1, max_tries=5, retry=Retry(), random=lambda: 0.5, secrets=[]
+    )
+    assert (outcome.to, outcome.reason) == (State.FAILED, Reason.DEADLINE)

@@ -68,7 +68,7 @@ def test_times_are_shown_in_utc() -> None:
 def test_events_queues_answers_and_pages() -> None:
     event = Event.from_row([1, None, 3, None, 1, NOW, "me", None, '{"a": 1}'])
     assert (event.from_state, event.to_state, event.detail) == (None, "queued", {"a": 1})
-    queue = QueueInfo.from_row(["q", "TASKS", True, NOW, "me", 2, NOW], {"queued": 3, "failed": 1})
+    queue = QueueInfo.from_row(["q", "TASKS", True, NOW, "me", 2, NOW, '{"3": 3, "7": 1}'])
     assert (queue.depth, queue.parked, queue.to_json()["counts"]) == (3, 2, {"queued": 3, "failed": 1})
     assert jsonable([Answer(ID, "too_late", "failed")]) == [{"id": str(ID), "outcome": "too_late", "state": "failed"}]
     assert Page((TaskInfo.from_row(row()),), None).to_json()["tasks"][0]["type"] == "t"

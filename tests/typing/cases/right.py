@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, assert_type
 from uuid import UUID
@@ -15,11 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from sqlalchemy.orm import Session, scoped_session
 
 from dispatcher import (
+    AttemptLog,
     Call,
     Cancel,
     Dispatcher,
     Flow,
     FlowInfo,
+    Resource,
     Retry,
     RetryIn,
     Secret,
@@ -80,6 +82,7 @@ def synchronous(
     assert_type(app.get(session, task.id), TaskInfo)
     app.list(session, state="failed", limit=10)
     app.cancel(session, task.id)
+    assert_type(app.logs(session, task.id), tuple[AttemptLog, ...])
     mixed: list[Call[Any]] = [charge.call(1), thumbnail.call("a")]
     assert_type(app.enqueue_many(session, mixed), list[Task[Any]])
 
@@ -99,6 +102,7 @@ async def asynchronous(
     assert_type(await app.enqueue_many(session, [charge.call(1)]), list[Task[Receipt]])
     assert_type(await app.get(session, task.id), TaskInfo)
     await app.retry(connection, task.id)
+    assert_type(await app.logs(connection, task.id), tuple[AttemptLog, ...])
     await asyncio.gather(charge.enqueue(session, 1), charge.enqueue(session, 2))
     later: Coroutine[Any, Any, Task[Receipt]] = charge.enqueue(session, 1)
     await later
@@ -114,6 +118,33 @@ def calls() -> None:
     call.statement(style="format")
     assert_type(thumbnail("a"), bytes)
     assert_type(charge.handle("01a20297-6d34-759c-868e-6eb6c00352d6"), Task[Receipt])
+
+
+@app.resource
+async def pool() -> AsyncIterator[Receipt]:
+    yield Receipt(order_id=1)
+
+
+@app.resource
+def model() -> Iterator[int]:
+    yield 1
+
+
+@app.on_worker_start
+async def warm_up() -> None: ...
+
+
+@app.on_worker_stop
+def cool_down() -> None: ...
+
+
+@app.task(pool="process", soft_timeout=5, timeout=10, deadline=timedelta(hours=1))
+def render(page: int) -> bytes:
+    assert_type(pool.get(), Receipt)
+    assert_type(model.get(), int)
+    assert_type(pool, Resource[Receipt])
+    cool_down()
+    return b""
 
 
 def generic(task_type: TaskType[[int], Receipt, Receipt], session: Session) -> Task[BaseModel]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from alembic import op
 
-from state.migrations.flow_functions import FUNCTION_NAMES, functions_v3
+from state.migrations.flow_functions import FUNCTION_NAMES, flow_functions
 from state.sql import check_schema
 
-revision = "0003"
-down_revision = "0002"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
@@ -96,17 +96,17 @@ def _run(script: str) -> None:
 
 def upgrade() -> None:
     """Add the tables and functions, and the reasons up to 17."""
-    for script in (TABLES, REASONS.replace("__MOST__", "17"), *functions_v3()):
+    for script in (TABLES, REASONS.replace("__MOST__", "17"), *flow_functions()):
         _run(script)
 
 
 def downgrade() -> None:
-    """Drop them; tasks that wait for others stay blocked for ever, and reasons above 14 become ``by_request``."""
+    """Drop them; tasks that wait for others stay blocked for ever, and reasons above 15 become ``by_request``."""
     _run("DROP FUNCTION " + ", ".join(f"{{s}}.{name}" for name in FUNCTION_NAMES.split()))
     _run("DROP TABLE " + ", ".join(f"{{s}}.{name}" for name in NAMES.split()))
     _run("ALTER TABLE {s}.task_events DISABLE TRIGGER task_events_append_only")
-    _run("UPDATE {s}.task_events SET reason = 7 WHERE reason > 14")
+    _run("UPDATE {s}.task_events SET reason = 7 WHERE reason > 15")
     _run("ALTER TABLE {s}.task_events ENABLE TRIGGER task_events_append_only")
-    _run("UPDATE {s}.tasks SET reason = 7 WHERE reason > 14")
-    _run("UPDATE {s}.failures SET reason = 7 WHERE reason > 14")
-    _run(REASONS.replace("__MOST__", "14"))
+    _run("UPDATE {s}.tasks SET reason = 7 WHERE reason > 15")
+    _run("UPDATE {s}.failures SET reason = 7 WHERE reason > 15")
+    _run(REASONS.replace("__MOST__", "15"))
