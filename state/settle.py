@@ -148,7 +148,7 @@ SELECT g.id, g.attempt, g.dropped, CAST(g.lines AS jsonb)
 FROM unnest(CAST(:log_ids AS uuid[]), CAST(:log_attempts AS int[]), CAST(:log_dropped AS int[]),
             CAST(:log_lines AS text[])) AS g (id, attempt, dropped, lines)
 JOIN {s}.tasks t ON t.id = g.id
-ON CONFLICT (task_id, attempt) DO NOTHING
+ON CONFLICT DO NOTHING
 """)
 
 PROGRESS = Sql("""

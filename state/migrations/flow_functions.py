@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from state.migrations.flow_copy import COPY
-from state.migrations.flow_release import RELEASE_NAMES, release_functions
+from state.migrations.flow_release import RELEASE_NAMES, RIGHTS, release_functions
 
 __all__ = ["FUNCTION_NAMES", "flow_functions"]
 
@@ -96,7 +96,7 @@ END $value$;
 # Two statements, so that the second one sees what whoever held the row has committed.
 _COMPLETE = """
 CREATE FUNCTION {s}.complete_task(p_id uuid, p_attempt int, p_session bigint, p_result bytea) RETURNS boolean
-LANGUAGE plpgsql AS $complete$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $complete$
 DECLARE
     v_task record;
 BEGIN
@@ -125,7 +125,7 @@ END $complete$;
 # A handler gives its slot back until a flow that it has just made is over: running -> blocked, and the try is refunded.
 _SUSPEND = """
 CREATE FUNCTION {s}.suspend_task(p_id uuid, p_attempt int, p_session bigint, p_flow uuid) RETURNS boolean
-LANGUAGE plpgsql AS $suspend$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $suspend$
 DECLARE
     v_task record;
 BEGIN
@@ -151,4 +151,4 @@ END $suspend$;
 
 def flow_functions() -> tuple[str, ...]:
     """The statements that create the functions; ``{s}`` still stands for the schema."""
-    return (*release_functions(), _CREATE, _VALUE, _COMPLETE, _SUSPEND, COPY)
+    return (*release_functions(), _CREATE, _VALUE, _COMPLETE, _SUSPEND, COPY, RIGHTS)

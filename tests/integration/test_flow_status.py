@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from dispatcher import group
 from dispatcher.cli.main import main
+from dispatcher.database import Database
 from dispatcher.handle import Task
+from dispatcher.relay.pruner import Pruner
+from dispatcher.streams.config import loads
+from state.delete import DELETE_FINISHED
 from state.flows import FORGET
 from tests.fixtures.fleet import Fleet, until
 from tests.fixtures.flow_apps import add, app, fail, mark, total
@@ -88,19 +94,36 @@ async def test_the_state_of_ten_thousand_is_told_at_once_and_they_are_forgotten_
     assert sorted(times)[3] < 0.05, times
     assert len(list(app.flows.tree(flows.connection, task.id).tasks())) == 10_001
     forget = FORGET.psycopg("dispatcher").encode()
-    [(queue,)] = flows.connection.execute("SELECT DISTINCT queue_id FROM dispatcher.tasks").fetchall()
+    [queue] = {row["queue_id"] for row in flows.rows("SELECT queue_id FROM dispatcher.tasks")}
     at_once: dict[str, Any] = {"low": UUID(int=0), "most": 10, "queues": [queue], "cancelled": [0.0]}
     at_once |= {"succeeded": [None], "failed": [0.0]}
     assert flows.connection.execute(forget, at_once).fetchall() == []  # it has not ended
     with flows.connection.transaction():
         app.flows.cancel(flows.connection, task.id)
     assert app.flows.get(flows.connection, task.id).state == "cancelled"
-    members = [row[0] for row in flows.connection.execute("SELECT id FROM dispatcher.tasks ORDER BY id").fetchall()]
+    members = [row["id"] for row in flows.rows("SELECT id FROM dispatcher.tasks ORDER BY id")]
     delete = DELETE_FINISHED.psycopg("dispatcher").encode()
     assert flows.connection.execute(delete, {"ids": members[:500]}).fetchall() == []  # not one by one
     late = at_once | {"cancelled": [3600.0]}
     assert flows.connection.execute(forget, late).fetchall() == []  # a part of it is kept longer
-    assert flows.connection.execute(forget, at_once).fetchall() == [(task.id,)]
+    assert flows.connection.execute(forget, at_once).fetchall() == [{"id": task.id}]
     flows.connection.execute("DELETE FROM dispatcher.outbox")  # nobody relays here: their messages never went out
     assert len(flows.connection.execute(delete, {"ids": members}).fetchall()) == 10_001
     assert [flows.count(name) for name in ("flows", "flow_nodes", "flow_events", "deps", "joins")] == [0] * 5
+
+
+async def test_the_pruner_removes_a_flow_as_a_whole_and_nothing_of_one_that_goes_on(flows: Fleet) -> None:
+    await flows.relay()
+    await flows.worker(app, slots=4)
+    over = enqueue(flows, group(add.call(1), add.call(2)).then(total))
+    assert await over.wait(10) == 5
+    goes_on = enqueue(flows, group(add.call(1), add.call(2)).then(total.options(delay=3600)))
+    await until(lambda: flows.count("tasks", "state = 2") == 1)
+    at_once = flows.settings.model_copy(update={"keep_succeeded": timedelta(0)})
+    database = Database(at_once, "dispatcher test prune")
+    try:
+        assert (await Pruner(database, at_once, loads("")).once()).total() == 3
+    finally:
+        await database.close()
+    assert {row["root_id"] for row in flows.rows("SELECT root_id FROM dispatcher.flows")} == {goes_on.id}
+    assert flows.count("tasks") == 3 and flows.count("flow_nodes") == 4 and flows.count("deps") == 1

@@ -13,7 +13,20 @@ from dispatcher.handle import Task
 from state.machine import Reason, State
 from tests.fixtures import flow_apps
 from tests.fixtures.fleet import Fleet, until
-from tests.fixtures.flow_apps import add, app, blame, double, fail, flatten, mark, secret_word, total, use_secret
+from tests.fixtures.flow_apps import (
+    add,
+    app,
+    blame,
+    double,
+    fail,
+    flatten,
+    mark,
+    misplaced,
+    secret_word,
+    total,
+    tripled,
+    use_secret,
+)
 
 
 @pytest.fixture
@@ -69,6 +82,25 @@ async def test_compositions_pass_results_to_any_depth(flows: Fleet) -> None:
         assert task.result(flows.connection) == result
     assert sorted(entry.value for entry in flows.ledger("mark")) == ["e None", "s None"]
     assert flows.count("flows", "state <> 6") == 0 and flows.count("tasks", "state = 8 AND reason = 16") == 1
+
+
+async def test_a_child_process_takes_results_over_and_says_what_it_cannot_do(flows: Fleet) -> None:
+    await working(flows)
+    chain = enqueue(flows, add.call(1).then(tripled).then(double))
+    wrong = [enqueue(flows, misplaced.call(what)) for what in ("transaction", "step", "gather", "hand over")]
+    assert await chain.wait(30) == 12
+    for task in wrong:
+        with pytest.raises(TaskFailed, match="do not work in a child process"):
+            await task.wait(30)
+
+
+async def test_a_deadline_holds_for_a_task_that_had_to_wait_for_others(flows: Fleet) -> None:
+    task = enqueue(flows, add.call(1).then(double.options(deadline=0.05)))
+    flows.connection.execute("SELECT pg_sleep(0.1)")
+    await working(flows)
+    with pytest.raises(TaskFailed):
+        await task.wait(10)
+    assert list(ends(flows, task).values()) == ["succeeded", "failed deadline"]
 
 
 async def test_a_failure_ends_those_that_need_it_and_starts_those_that_wait_for_it(flows: Fleet) -> None:

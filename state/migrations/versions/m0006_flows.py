@@ -10,6 +10,7 @@ from __future__ import annotations
 from alembic import op
 
 from state.migrations.flow_functions import FUNCTION_NAMES, flow_functions
+from state.migrations.flow_views import FLOW_VIEWS, VIEWS_BEFORE
 from state.sql import check_schema
 
 revision = "0006"
@@ -95,13 +96,15 @@ def _run(script: str) -> None:
 
 
 def upgrade() -> None:
-    """Add the tables and functions, and the reasons up to 17."""
-    for script in (TABLES, REASONS.replace("__MOST__", "17"), *flow_functions()):
+    """Add the tables and functions, and the reasons up to 17, also to the views."""
+    for script in (TABLES, REASONS.replace("__MOST__", "17"), *flow_functions(), *FLOW_VIEWS):
         _run(script)
 
 
 def downgrade() -> None:
     """Drop them; tasks that wait for others stay blocked for ever, and reasons above 15 become ``by_request``."""
+    for view in VIEWS_BEFORE:
+        _run(view)
     _run("DROP FUNCTION " + ", ".join(f"{{s}}.{name}" for name in FUNCTION_NAMES.split()))
     _run("DROP TABLE " + ", ".join(f"{{s}}.{name}" for name in NAMES.split()))
     _run("ALTER TABLE {s}.task_events DISABLE TRIGGER task_events_append_only")
