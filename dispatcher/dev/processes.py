@@ -68,7 +68,7 @@ class Processes:
             except subprocess.TimeoutExpired:
                 raise DispatcherError(f"{name} did not leave in {patience:g} s; {self.last_words(name)}") from None
             del self.running[name]
-            if code != 0:
+            if code not in (0, -signal.SIGTERM):  # one that was still starting up ends by the signal itself
                 raise self.wrong_end(name, code)
 
     def close(self) -> None:

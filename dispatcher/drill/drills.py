@@ -50,41 +50,68 @@ _MIXED: tuple[tuple[Fault, int], ...] = (
 
 DRILLS: Mapping[str, Drill] = MappingProxyType(
     {
-        "kill-worker": Drill("SIGKILL to workers with tasks in their hands", _only(process.kill_worker), kills=20),
-        "kill-relay": Drill("SIGKILL to relays, mostly the leader", _only(process.kill_relay), kills=20),
+        "kill-worker": Drill(
+            "SIGKILL to workers with tasks in their hands", _only(process.kill_worker), kills=20, gap=(0.6, 2.0)
+        ),
+        "kill-relay": Drill(
+            "SIGKILL to relays, mostly the leader", _only(process.kill_relay), kills=12, gap=(2.0, 3.0)
+        ),
         "kill-points": Drill(
-            "SIGKILL at each named moment of worker, handler and relay", _only(process.kill_point(*_POINTS)),
+            "SIGKILL at each named moment of worker, handler and relay",
+            _only(process.kill_point(*_POINTS)),
             kills=len(_POINTS),
         ),
-        "freeze-worker": Drill("SIGSTOP to workers beyond the lease, then SIGCONT", _only(process.freeze_worker),
-                               kills=6, gap=(1.0, 3.0)),
-        "freeze-leader": Drill("SIGSTOP to the leading relay beyond its replacement, then SIGCONT",
-                               _only(process.freeze_leader), kills=5, gap=(1.0, 3.0)),
+        "freeze-worker": Drill(
+            "SIGSTOP to workers beyond the lease, then SIGCONT", _only(process.freeze_worker), kills=6, gap=(1.0, 3.0)
+        ),
+        "freeze-leader": Drill(
+            "SIGSTOP to the leading relay beyond its replacement, then SIGCONT",
+            _only(process.freeze_leader),
+            kills=5,
+            gap=(1.0, 3.0),
+        ),
         "kill-broker": Drill("SIGKILL to nats-server", _only(broker.kill_broker), kills=20),
-        "wipe-broker": Drill("SIGKILL to nats-server and its store deleted, with default settings",
-                             _only(broker.wipe_broker), kills=8, default_settings=True),
-        "restore-old-broker-store": Drill("an old copy of the broker's store comes back",
-                                          _only(broker.restore_old_store), kills=5),
-        "corrupt-broker-file": Drill("bits flipped and tails cut in the broker's files",
-                                     _only(broker.corrupt_broker_file), kills=8),
-        "fill-broker-disk": Drill("the stream is full and refuses until workers come", _only(broker.fill_broker),
-                                  kills=3, streams=f"max_msgs = {broker.FULL_AT}\n"),
+        "wipe-broker": Drill(
+            "SIGKILL to nats-server and its store deleted, with default settings",
+            _only(broker.wipe_broker),
+            kills=8,
+            gap=(0.5, 5.0),
+            default_settings=True,
+        ),
+        "restore-old-broker-store": Drill(
+            "an old copy of the broker's store comes back", _only(broker.restore_old_store), kills=5
+        ),
+        "corrupt-broker-file": Drill(
+            "bits flipped and tails cut in the broker's files", _only(broker.corrupt_broker_file), kills=8
+        ),
+        "fill-broker-disk": Drill(
+            "the stream is full and refuses until workers come",
+            _only(broker.fill_broker),
+            kills=3,
+            streams=f"max_msgs = {broker.FULL_AT}\n",
+        ),
         "delete-consumer": Drill("consumers deleted under live workers", _only(broker.delete_consumer), kills=4),
         "broker-outage": Drill("seconds without a broker", _only(broker.broker_outage), kills=6),
-        "duplicate-delivery": Drill("copies of messages for tasks in any state", _only(broker.duplicate_delivery),
-                                    kills=20),
-        "stale-ack": Drill("ACK, NAK, TERM and in-progress for the deliveries of others", _only(broker.stale_ack),
-                           kills=10),
+        "duplicate-delivery": Drill(
+            "copies of messages for tasks in any state", _only(broker.duplicate_delivery), kills=20
+        ),
+        "stale-ack": Drill(
+            "ACK, NAK, TERM and in-progress for the deliveries of others", _only(broker.stale_ack), kills=10
+        ),
         "kill-database": Drill("SIGKILL to PostgreSQL", _only(database.kill_database), kills=8),
-        "terminate-sessions": Drill("pg_terminate_backend for a good part of all sessions",
-                                    _only(database.terminate_sessions), kills=20),
-        "unknown-commit": Drill("statements carried out whose answer is lost", _only(database.unknown_commit),
-                                kills=16),
-        "network-cut": Drill("connections cut, half open, slow and reset, by a proxy", _only(database.network()),
-                             kills=8),
-        "rolling-deploy": Drill("processes replaced in order, one after another", _only(process.deploy), kills=10,
-                                consumes_no_try=True),
+        "terminate-sessions": Drill(
+            "pg_terminate_backend for a good part of all sessions", _only(database.terminate_sessions), kills=20
+        ),
+        "unknown-commit": Drill(
+            "statements carried out whose answer is lost", _only(database.unknown_commit), kills=16
+        ),
+        "network-cut": Drill(
+            "connections cut, half open, slow and reset, by a proxy", _only(database.network()), kills=8
+        ),
+        "rolling-deploy": Drill(
+            "processes replaced in order, one after another", _only(process.deploy), kills=10, consumes_no_try=True
+        ),
         "mixed": Drill("all of it at random", _MIXED, tasks=2000, kills=40, gap=(0.1, 0.6)),
     }
-)  # fmt: skip
+)
 """By name, in the order in which ``all`` runs them."""

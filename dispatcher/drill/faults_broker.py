@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ SELECT t.id, t.attempt, t.dispatch, l.name FROM {s}.tasks t JOIN {s}.lanes l ON 
 ORDER BY random() LIMIT 30
 """
 _COPIES = 3
+_REPAIRED_SECONDS = 20.0
+"""For a consumer that was deleted before to be there again."""
 _VERBS = (b"+ACK", b"-NAK", b"+TERM", b"+WPI")
 
 
@@ -147,14 +150,15 @@ def delete_consumer(ground: Ground) -> Struck | None:
 
     async def work(bus: Bus) -> str | None:
         names = (await bus.api(f"CONSUMER.NAMES.{_stream(ground)}")).get("consumers") or []
-        busy = [name for name in names if name == ground.subjects.consumer(QUEUE, "default")] or names
-        if not busy:
+        name = ground.subjects.consumer(QUEUE, "default")
+        if name not in names:
             return None
-        name = str(ground.dice.choice(busy))
         await bus.api(f"CONSUMER.DELETE.{_stream(ground)}.{name}")
         return name
 
-    name = ground.with_bus(work)
+    until = time.monotonic() + _REPAIRED_SECONDS
+    while (name := ground.with_bus(work)) is None and time.monotonic() < until:
+        ground.wait(0.5)
     return None if name is None else Struck("delete-consumer", name)
 
 

@@ -27,6 +27,8 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s AND l.objid = %s 
 """
 _BEYOND_SECONDS = 2.5
 """How much longer than its lease a process stays frozen."""
+_THAW_SECONDS = 15.0
+"""For enough of those that are frozen to come back."""
 _REACH_SECONDS = 25.0
 _LEAVE_SECONDS = 40.0
 
@@ -95,7 +97,7 @@ def _frozen(ground: Ground, kind: str, name: str) -> Struck | None:
 
 def freeze_worker(ground: Ground) -> Struck | None:
     """SIGSTOP to a worker until after its lease, then SIGCONT: it wakes up and believes that nothing happened."""
-    if len(ground.fleet.names("worker")) < 3:
+    if not ground.until(lambda: len(ground.fleet.names("worker")) > 2, _THAW_SECONDS):
         return None
     name = _busy_worker(ground)
     return None if name is None else _frozen(ground, "freeze-worker", name)
@@ -103,7 +105,7 @@ def freeze_worker(ground: Ground) -> Struck | None:
 
 def freeze_leader(ground: Ground) -> Struck | None:
     """SIGSTOP to the relay that leads, then SIGCONT long after it was replaced."""
-    if len(ground.fleet.names("relay")) < 2:
+    if not ground.until(lambda: len(ground.fleet.names("relay")) > 1 and _leader(ground), _THAW_SECONDS):
         return None
     name = _leader(ground)
     return None if name is None else _frozen(ground, "freeze-leader", name)
