@@ -43,9 +43,9 @@ _MIXED: tuple[tuple[Fault, int], ...] = (
     (process.kill_worker, 34), (process.kill_relay, 20), (process.kill_client, 5), (process.freeze_worker, 6),
     (process.freeze_leader, 5), (process.deploy, 5), (process.kill_point(*_POINTS), 6), (broker.kill_broker, 22),
     (broker.wipe_broker, 6), (broker.restore_old_store, 3), (broker.corrupt_broker_file, 4), (broker.broker_outage, 4),
-    (broker.delete_consumer, 4), (broker.duplicate_delivery, 6), (broker.stale_ack, 6), (database.kill_database, 10),
-    (database.terminate_sessions, 12), (database.unknown_commit, 14), (database.reset, 8), (database.cut, 4),
-    (database.half_open, 2), (database.slow, 2),
+    (broker.freeze_broker, 2), (broker.delete_consumer, 4), (broker.duplicate_delivery, 6), (broker.stale_ack, 6),
+    (database.kill_database, 10), (database.terminate_sessions, 12), (database.unknown_commit, 14),
+    (database.reset, 8), (database.cut, 4), (database.half_open, 2), (database.slow, 2),
 )  # fmt: skip
 
 DRILLS: Mapping[str, Drill] = MappingProxyType(
@@ -71,6 +71,7 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             gap=(1.0, 3.0),
         ),
         "kill-broker": Drill("SIGKILL to nats-server", _only(broker.kill_broker), kills=20),
+        "freeze-broker": Drill("SIGSTOP to nats-server for longer than a lease", _only(broker.freeze_broker), kills=3),
         "wipe-broker": Drill(
             "SIGKILL to nats-server and its store deleted, with default settings",
             _only(broker.wipe_broker),
@@ -98,15 +99,18 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
         "stale-ack": Drill(
             "ACK, NAK, TERM and in-progress for the deliveries of others", _only(broker.stale_ack), kills=10
         ),
-        "kill-database": Drill("SIGKILL to PostgreSQL", _only(database.kill_database), kills=8),
+        "kill-database": Drill("SIGKILL to PostgreSQL", _only(database.kill_database), kills=8, gap=(1.0, 6.0)),
         "terminate-sessions": Drill(
-            "pg_terminate_backend for a good part of all sessions", _only(database.terminate_sessions), kills=20
+            "pg_terminate_backend for a good part of all sessions",
+            _only(database.terminate_sessions),
+            kills=20,
+            gap=(0.5, 2.5),
         ),
         "unknown-commit": Drill(
             "statements carried out whose answer is lost", _only(database.unknown_commit), kills=16
         ),
         "network-cut": Drill(
-            "connections cut, half open, slow and reset, by a proxy", _only(database.network()), kills=8
+            "connections cut, half open, slow and reset, by a proxy", _only(database.network()), kills=8, gap=(1.0, 4.0)
         ),
         "rolling-deploy": Drill(
             "processes replaced in order, one after another", _only(process.deploy), kills=10, consumes_no_try=True

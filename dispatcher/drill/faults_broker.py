@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import time
 from collections import deque
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from dispatcher.bus import Bus, Message, Outgoing
-from dispatcher.drill.fleet import WORKERS
+from dispatcher.drill.fleet import WORKERS, is_stopped
 from dispatcher.drill.ground import Ground, Struck
 from dispatcher.drill.tasks import QUEUE
 from dispatcher.errors import BusError
@@ -24,6 +26,7 @@ __all__ = [
     "delete_consumer",
     "duplicate_delivery",
     "fill_broker",
+    "freeze_broker",
     "kill_broker",
     "restore_old_store",
     "stale_ack",
@@ -71,6 +74,18 @@ def broker_outage(ground: Ground) -> Struck | None:
     waiting = ground.rows("SELECT count(*) FROM {s}.outbox")[0][0]
     ground.place.servers.restart_nats()
     return Struck("broker-outage", "nats-server", {"outbox": waiting}, held=seconds)
+
+
+def freeze_broker(ground: Ground) -> Struck | None:
+    """SIGSTOP to nats-server for longer than a lease: connections stand, nobody answers."""
+    seconds, pid = ground.place.settings.lease.total_seconds() + 1.0, ground.place.servers.nats_pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        stopped = is_stopped(pid)
+        ground.wait(seconds)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    return Struck("freeze-broker", f"nats-server {pid}", held=seconds) if stopped else None
 
 
 def restore_old_store(ground: Ground) -> Struck | None:

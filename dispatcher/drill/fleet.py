@@ -19,7 +19,7 @@ from dispatcher.errors import DispatcherError
 from dispatcher.failpoints import TESTING, VARIABLE
 from dispatcher.subjects import Subjects
 
-__all__ = ["RELAYS", "SLOTS", "WORKERS", "Fleet"]
+__all__ = ["RELAYS", "SLOTS", "WORKERS", "Fleet", "is_stopped"]
 
 RELAYS, WORKERS, SLOTS = 2, 4, 8
 _FENCED, _AWAY = 70, 5
@@ -99,7 +99,7 @@ class Fleet:
         """Stop it where it is; returns whether the kernel says so."""
         self.processes.running[name].send_signal(signal.SIGSTOP)
         self.frozen.add(name)
-        return _is_stopped(self.pid(name))
+        return is_stopped(self.pid(name))
 
     def thaw(self, name: str) -> None:
         """Let it go on, if it is still there."""
@@ -177,7 +177,7 @@ class Fleet:
         self.processes.close()
 
 
-def _is_stopped(pid: int) -> bool:
+def is_stopped(pid: int) -> bool:
     """What /proc says; where there is none the signal has to be believed."""
     stat = Path(f"/proc/{pid}/stat")
     until = time.monotonic() + 1.0
