@@ -77,15 +77,18 @@ def perform(place: Place, drill: Drill, say: Callable[[str], None]) -> Course:
 def _strikes(ground: Ground, drill: Drill, course: Course, say: Callable[[str], None]) -> None:
     """New work, a moment, a fault; again and again."""
     plan = ground.place.plan
+    share = plan.tasks / (plan.kills + 1)
     faults, weights = zip(*drill.faults, strict=True)
     for number in range(1, plan.kills + 1):
-        ground.fleet.tell_client(plan.tasks * number // (plan.kills + 1))
+        ground.hand_out(share * number, share / 10)
         ground.wait(ground.dice.uniform(*drill.gap))
-        for _ in range(_TRIES):
+        for again in range(_TRIES):
+            if again:
+                ground.more_work()
             if _done(ground, ground.dice.choices(faults, weights)[0]):
                 course.done += 1
                 break
-            ground.wait(0.5)
+            ground.wait(0.3)
         if ground.done and number % max(1, plan.kills // 10) == 0:
             last = ground.done[-1]
             say(f"{course.done} of {plan.kills} faults done; the last one: {last['fault']} ({last['target']})")

@@ -107,7 +107,7 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             gap=(0.5, 2.5),
         ),
         "unknown-commit": Drill(
-            "statements carried out whose answer is lost", _only(database.unknown_commit), kills=16
+            "statements carried out whose answer is lost", _only(database.unknown_commit), kills=16, gap=(0.0, 0.1)
         ),
         "network-cut": Drill(
             "connections cut, half open, slow and reset, by a proxy", _only(database.network()), kills=8, gap=(1.0, 4.0)

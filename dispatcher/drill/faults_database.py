@@ -16,7 +16,7 @@ _ROLES = (
     "dispatcher worker claim", "dispatcher worker settle", "dispatcher worker claim", "dispatcher worker settle",
     "dispatcher worker lease", "dispatcher relay", "drill client",
 )  # fmt: skip
-_SWALLOW_SECONDS = 6.0
+_SWALLOW_SECONDS = 2.0
 
 
 def kill_database(ground: Ground) -> Struck | None:

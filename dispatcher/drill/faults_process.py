@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
+
 from dispatcher.drill.ground import Fault, Ground, Struck
+from dispatcher.errors import DispatcherError
 from state.locks import LEADER, advisory_key
 
 __all__ = [
@@ -138,10 +142,13 @@ def kill_at(point: str) -> Fault:
         if point == "relay.after_rescue" and (victim := _busy_worker(ground)):
             ground.fleet.kill(victim)
             ground.fleet.replace(victim)
-        if not ground.fleet.wait_for_death(armed, _REACH_SECONDS):
-            if armed in ground.fleet.names(kind):
+        until = time.monotonic() + _REACH_SECONDS
+        while not (dead := ground.fleet.wait_for_death(armed, 1.0)) and time.monotonic() < until:
+            ground.more_work()
+        if not dead:
+            if ground.fleet.processes.running[armed].poll() is None:  # otherwise whoever tends the fleet replaces it
                 ground.fleet.processes.stop([armed], _LEAVE_SECONDS)
-            ground.fleet.replace(armed)
+                ground.fleet.replace(armed)
             return None
         return Struck(f"kill at {point}", armed, {"failpoint": spec, "replaced_by": ground.fleet.replace(armed)})
 
@@ -152,6 +159,8 @@ def _armed_worker(ground: Ground, spec: str) -> str:
     """In the place of one that leaves in order."""
     old = ground.fleet.names("worker")[0]
     armed = ground.fleet.start_worker(spec)
+    with suppress(DispatcherError):  # it may get to its moment that early
+        ground.fleet.wait_ready([armed])
     ground.fleet.processes.stop([old], _LEAVE_SECONDS)
     return armed
 

@@ -47,6 +47,8 @@ class Ground:
         """Every fault, as it stands in faults.jsonl."""
         self.kept: dict[str, Any] = {}
         """What one fault leaves for the next one, for example a copy of the broker's store."""
+        self._allowed = 0.0
+        self._portion = 0.0
         self._later: list[tuple[float, Callable[[], None]]] = []
         self._connection: psycopg.Connection[Any] | None = None
         self._bus: Bus | None = None
@@ -63,6 +65,15 @@ class Ground:
         self.done.append(entry)
         self.place.note_fault(entry)
         return True
+
+    def hand_out(self, tasks: float, portion: float) -> None:
+        """Let the client make so many tasks in all, and ``portion`` more whenever a fault asks for it."""
+        self._allowed, self._portion = max(tasks, self._allowed), portion
+        self.fleet.tell_client(int(self._allowed))
+
+    def more_work(self) -> None:
+        """A bit more for the client to do: some faults need work to be under way."""
+        self.hand_out(min(self._allowed + self._portion, self.place.plan.tasks), self._portion)
 
     def later(self, seconds: float, undo: Callable[[], None]) -> None:
         """Undo something after a while; :meth:`wait` does it."""
