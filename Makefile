@@ -1,6 +1,6 @@
 # Needs Python 3.11 or newer, git and make; everything else is installed into .venv by `make setup`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test versions check proof lint types unit format wheel clean
+.PHONY: help setup demo test versions check proof planted lint types unit format wheel clean
 SHELL := /bin/sh
 
 VENV := .venv
@@ -73,6 +73,9 @@ proof: $(STAMP) ## the fault campaign: every drill, then 200 faults over 10,000 
 	@$(BIN)/dispatcher drill run all --seed 1 $(ARGS)
 	@$(BIN)/dispatcher drill run wipe-broker --tasks 5000 --seed 1 $(ARGS)
 	@$(BIN)/dispatcher drill run mixed --tasks 10000 --kills 200 --seed 1 $(ARGS)
+
+planted: $(STAMP) ## guards taken out one at a time: the campaign must catch each (ARGS=--json)
+	@$(BIN)/dispatcher drill planted $(ARGS)
 
 check: lint types unit ## lint, types and unit tests: under a minute
 

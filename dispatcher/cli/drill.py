@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 
 from dispatcher.cli.options import Json
 from dispatcher.cli.output import emit, emit_line, guard, note, table
-from dispatcher.errors import ConfigurationError
+from dispatcher.errors import ConfigurationError, DispatcherError
 
 __all__ = ["app"]
 
@@ -64,12 +65,60 @@ def run(
         raise SystemExit(1)
 
 
+@app.command()
+def planted(
+    name: Annotated[str | None, typer.Argument(metavar="[BUG]", help="One of them, for example M1; else all.")] = None,
+    runs: Annotated[int, typer.Option("--runs", min=1, max=20, help="Seeds to try before a bug counts as missed.")] = 3,
+    json: Json = False,
+) -> None:
+    """Take guards out of the processes, one at a time, and see that the checker notices."""
+    with guard():
+        from dispatcher.drill.plants import PLANTS
+
+        if name is not None and name not in PLANTS:
+            raise ConfigurationError(f"there is no planted bug {name!r}; there are {', '.join(PLANTS)}")
+        found = {}
+        for each in PLANTS if name is None else [name]:
+            found[each] = _hunt(each, runs)
+            if not json:
+                print(f"{each}  {PLANTS[each].text}: {found[each] or 'NOT CAUGHT'}", flush=True)
+        caught = {each: result for each, result in found.items() if result}
+        if json:
+            emit_line({"planted": len(found), "caught": len(caught), "runs": found})
+    if len(caught) < len(found):
+        raise SystemExit(1)
+
+
+def _hunt(name: str, runs: int) -> dict[str, Any] | None:
+    """The first run that notices the bug, and by what; ``None`` when none does."""
+    from dispatcher.drill.checker import check
+    from dispatcher.drill.course import perform
+    from dispatcher.drill.drills import DRILLS
+    from dispatcher.drill.place import Plan, opened
+    from dispatcher.drill.plants import PLANTS
+
+    logging.getLogger("dispatcher").setLevel(logging.ERROR)
+    drill = DRILLS[PLANTS[name].drill]
+    for number in range(1, runs + 1):
+        plan = Plan(PLANTS[name].drill, drill.tasks, drill.kills, number, drill.default_settings, drill.streams, name)
+        with opened(None, plan) as place:
+            try:
+                verdict = check(place, perform(place, drill, note))
+            except DispatcherError as error:
+                return {"run": number, "by": [str(error)[:200]], "drill": plan.drill}
+        by = [found.name for found in verdict.invariants if not found.ok] + (["stuck"] if verdict.stuck else [])
+        if by:
+            return {"run": number, "by": by, "drill": plan.drill}
+    return None
+
+
 def _run(name: str, tasks: int | None, kills: int | None, seed: int, keep: Path | None, json: bool) -> bool:
     from dispatcher.drill.checker import check
     from dispatcher.drill.course import perform
     from dispatcher.drill.drills import DRILLS
     from dispatcher.drill.place import Plan, opened
 
+    logging.getLogger("dispatcher").setLevel(logging.ERROR)  # that servers are away is no news here
     began = time.monotonic()
     drill = DRILLS[name]
     plan = Plan(

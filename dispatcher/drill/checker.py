@@ -12,7 +12,7 @@ from dispatcher.drill.drills import DRILLS
 from dispatcher.drill.facts import Facts, Task, gather
 from dispatcher.drill.invariants import INVARIANTS, Invariant, verdict
 from dispatcher.drill.place import Place, Plan, faults_of
-from state.machine import FINAL, Reason
+from state.machine import FINAL
 
 __all__ = ["Verdict", "check", "judge"]
 
@@ -91,10 +91,10 @@ def check(place: Place, course: Course | None = None) -> Verdict:
 def judge(plan: Plan, facts: Facts, course: Course | None) -> Verdict:
     """The verdict about these facts."""
     found = [invariant(facts) for invariant in INVARIANTS.values()]
-    rescued = sum(1 for event in facts.all_events if event.reason == Reason.LEASE_EXPIRED)
-    if DRILLS[plan.drill].consumes_no_try:
-        wrong = [f"{rescued} tasks were given back by the rescuer"] if rescued else []
-        found.append(verdict("G1 a clean stop consumes no try", len(facts.faults), wrong))
+    if DRILLS[plan.drill].rescues_victims_only:
+        victims = {str(fault["target"]) for fault in facts.faults}
+        wrong = [f"{n} tasks taken from {worker}" for worker, n in facts.rescued.items() if worker not in victims]
+        found.append(verdict("G1 only victims are rescued", len(facts.rescued) + len(facts.faults), wrong))
     if course is not None:
         left = [f"{what}: {n}" for what, n in course.broker.items() if n]
         found.append(verdict("I12 the broker holds nothing", len(course.broker), left))
@@ -107,7 +107,7 @@ def judge(plan: Plan, facts: Facts, course: Course | None) -> Verdict:
         recovery=_recovery(facts),
         made=len(facts.tasks),
         stuck=not_final if course is None else max(course.stuck, not_final),
-        rescued=rescued,
+        rescued=sum(facts.rescued.values()),
         refused=sum(1 for _, _, accepted in facts.offers if not accepted),
         course=course,
     )

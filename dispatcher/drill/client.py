@@ -32,6 +32,8 @@ _AGAIN_SECONDS = 0.2
 _BATCH = 25
 _KINDS = ("work", "plain", "flaky", "sleepy", "long")
 _WEIGHTS = (62, 20, 10, 5, 3)
+_SLOW = 0.06
+"""Tasks that take long enough to be under way when somebody wakes up or is rescued."""
 _CANCEL_AFTER_SECONDS = 0.3
 
 
@@ -101,7 +103,8 @@ class Client:
     def _call(self) -> tuple[int, Call[int]]:
         self._order += 1
         kind = self._dice.choices(_KINDS, _WEIGHTS)[0]
-        call = TYPES[kind].call(self._order, round(self._dice.uniform(0.01, 0.3), 3), CANARY)
+        seconds = self._dice.uniform(0.8, 2.0) if self._dice.random() < _SLOW else self._dice.uniform(0.01, 0.3)
+        call = TYPES[kind].call(self._order, round(seconds, 3), CANARY)
         return self._order, call.options(delay=0.4) if self._dice.random() < 0.04 else call
 
     def _transaction(self, calls: list[tuple[int, Call[int]]], rolls_back: bool = False) -> list[Task[int]]:

@@ -26,8 +26,8 @@ class Drill:
     """Seconds between new work and the fault: it should hit while that work is under way."""
     default_settings: bool = False
     streams: str = ""
-    consumes_no_try: bool = False
-    """Whether no worker may seem to have died: an orderly stop costs nobody a try."""
+    rescues_victims_only: bool = True
+    """Whether only workers that the drill killed or froze may seem to have died, and an orderly stop costs no try."""
 
 
 def _only(fault: Fault) -> tuple[tuple[Fault, int], ...]:
@@ -60,6 +60,7 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             "SIGKILL at each named moment of worker, handler and relay",
             _only(process.kill_point(*_POINTS)),
             kills=len(_POINTS),
+            rescues_victims_only=False,
         ),
         "freeze-worker": Drill(
             "SIGSTOP to workers beyond the lease, then SIGCONT", _only(process.freeze_worker), kills=6, gap=(1.0, 3.0)
@@ -99,23 +100,32 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
         "stale-ack": Drill(
             "ACK, NAK, TERM and in-progress for the deliveries of others", _only(broker.stale_ack), kills=10
         ),
-        "kill-database": Drill("SIGKILL to PostgreSQL", _only(database.kill_database), kills=8, gap=(1.0, 6.0)),
+        "kill-database": Drill(
+            "SIGKILL to PostgreSQL", _only(database.kill_database), kills=8, gap=(1.0, 6.0), rescues_victims_only=False
+        ),
         "terminate-sessions": Drill(
             "pg_terminate_backend for a good part of all sessions",
             _only(database.terminate_sessions),
             kills=20,
             gap=(0.5, 2.5),
+            rescues_victims_only=False,
         ),
         "unknown-commit": Drill(
-            "statements carried out whose answer is lost", _only(database.unknown_commit), kills=16, gap=(0.0, 0.1)
+            "statements carried out whose answer is lost",
+            _only(database.unknown_commit),
+            kills=16,
+            gap=(0.0, 0.1),
+            rescues_victims_only=False,
         ),
         "network-cut": Drill(
-            "connections cut, half open, slow and reset, by a proxy", _only(database.network()), kills=8, gap=(1.0, 4.0)
+            "connections cut, half open, slow and reset, by a proxy",
+            _only(database.network()),
+            kills=8,
+            gap=(1.0, 4.0),
+            rescues_victims_only=False,
         ),
-        "rolling-deploy": Drill(
-            "processes replaced in order, one after another", _only(process.deploy), kills=10, consumes_no_try=True
-        ),
-        "mixed": Drill("all of it at random", _MIXED, tasks=2000, kills=40, gap=(0.1, 0.6)),
+        "rolling-deploy": Drill("processes replaced in order, one after another", _only(process.deploy), kills=10),
+        "mixed": Drill("all of it at random", _MIXED, tasks=2000, kills=40, gap=(0.1, 0.6), rescues_victims_only=False),
     }
 )
 """By name, in the order in which ``all`` runs them."""

@@ -27,6 +27,10 @@ _EVENTS = """
 SELECT task_id::text, seq, from_state, to_state, reason, attempt, extract(epoch FROM at)::float8
 FROM {s}.task_events ORDER BY task_id, seq
 """
+_RESCUED = """
+SELECT l.worker, count(*) FROM {s}.task_events e JOIN {s}.session_log l ON l.session_id = e.session_id
+WHERE e.from_state = 4 AND e.reason = 3 GROUP BY 1
+"""
 _OFFERS = "SELECT task_id::text, attempt, accepted FROM {sink}.offers ORDER BY id"
 _SHOWN = """
 SELECT count(*), count(*) FILTER (WHERE detail::text LIKE %(canary)s) FROM {s}.task_events WHERE detail IS NOT NULL
@@ -73,6 +77,8 @@ class Facts:
     """What the sink was offered, in its order: task, attempt, accepted."""
     client: list[Line]
     worker: list[Line]
+    rescued: Mapping[str, int]
+    """How many attempts the rescuer took from each worker."""
     audit: Mapping[str, list[str]]
     """Violations that the statements of ``state.audit`` found, by name."""
     sides: Mapping[str, list[str]]
@@ -114,6 +120,7 @@ def gather(database_url: str, schema: str, root: Path, faults: list[dict[str, An
             offers=[(row[0], row[1], row[2]) for row in rows(_OFFERS)],
             client=list(read(root / "ledger", "client")),
             worker=list(read(root / "ledger", "worker")),
+            rescued={str(row[0]): int(row[1]) for row in rows(_RESCUED)},
             audit=found(CHECKS),
             sides=found(AGREEMENTS),
             left=found(QUIET),

@@ -29,8 +29,8 @@ _LEADER = """
 SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid)
 WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s AND l.objid = %s AND a.datname = current_database()
 """
-_BEYOND_SECONDS = 2.5
-"""How much longer than its lease a process stays frozen."""
+_BEYOND_SECONDS = (0.1, 2.5)
+"""How much longer than its lease a process stays frozen: some wake up while the next attempt runs."""
 _THAW_SECONDS = 15.0
 """For enough of those that are frozen to come back."""
 _REACH_SECONDS = 25.0
@@ -90,7 +90,7 @@ def kill_client(ground: Ground) -> Struck | None:
 
 
 def _frozen(ground: Ground, kind: str, name: str) -> Struck | None:
-    seconds = ground.place.settings.lease.total_seconds() + _BEYOND_SECONDS
+    seconds = round(ground.place.settings.lease.total_seconds() + ground.dice.uniform(*_BEYOND_SECONDS), 3)
     held = _held(ground).get(name, 0)
     if not ground.fleet.freeze(name):
         ground.fleet.thaw(name)

@@ -14,6 +14,7 @@ from dispatcher.bus import Bus
 from dispatcher.dev.child import command_line, environment, how_it_ended
 from dispatcher.dev.processes import Processes
 from dispatcher.drill.place import Place
+from dispatcher.drill.plants import write_hook
 from dispatcher.drill.tasks import FOLDER, QUEUE, SINK_URL
 from dispatcher.errors import DispatcherError
 from dispatcher.failpoints import TESTING, VARIABLE
@@ -33,7 +34,10 @@ class Fleet:
     def __init__(self, place: Place) -> None:
         self._place = place
         sink = place.direct.database_url or ""
-        self._env = environment(place.settings, {FOLDER: str(place.root.absolute()), SINK_URL: sink})
+        extra = {FOLDER: str(place.root.absolute()), SINK_URL: sink}
+        if place.plan.plant:
+            extra |= write_hook(place.root.absolute(), place.plan.plant)
+        self._env = environment(place.settings, extra)
         self.processes = Processes(place.folder("logs"))
         self.frozen: set[str] = set()
         self.fenced: list[str] = []

@@ -46,6 +46,8 @@ class Plan:
     """Lease, ack_wait and all else as users have them."""
     streams: str = ""
     """More lines of streams.conf."""
+    plant: str = ""
+    """A bug to be planted in every process."""
     schema: str = "dispatcher"
     namespace: str = "drill"
 
