@@ -31,7 +31,7 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "command", [("relay",), ("worker", "dispatcher.drill.tasks:app")], ids=lambda command: str(command[0])
 )
-@pytest.mark.parametrize("testing", ["", "0", "true", "yes"])
+@pytest.mark.parametrize("testing", ["", "true"])
 def test_production_processes_refuse_failpoints(command: tuple[str, ...], testing: str) -> None:
     servers = {
         "DISPATCHER_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x",
