@@ -80,11 +80,11 @@ def _strikes(ground: Ground, drill: Drill, course: Course, say: Callable[[str], 
     share = plan.tasks / (plan.kills + 1)
     faults, weights = zip(*drill.faults, strict=True)
     for number in range(1, plan.kills + 1):
-        ground.hand_out(share * number, share / 10)
+        ground.hand_out(share * number, share / 60)
         ground.wait(ground.dice.uniform(*drill.gap))
         for again in range(_TRIES):
             if again:
-                ground.more_work()
+                ground.more_work(6)
             if _done(ground, ground.dice.choices(faults, weights)[0]):
                 course.done += 1
                 break

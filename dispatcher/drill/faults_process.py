@@ -139,12 +139,12 @@ def kill_at(point: str) -> Fault:
         kind = "relay" if point.startswith("relay") else "worker"
         spec = f"{point}=kill@{ground.dice.randint(1, 3) if kind == 'worker' else 1}"
         armed = _armed_relay(ground, spec) if kind == "relay" else _armed_worker(ground, spec)
-        if point == "relay.after_rescue" and (victim := _busy_worker(ground)):
-            ground.fleet.kill(victim)
-            ground.fleet.replace(victim)
+        victim: str | None = None
         until = time.monotonic() + _REACH_SECONDS
-        while not (dead := ground.fleet.wait_for_death(armed, 1.0)) and time.monotonic() < until:
+        while not (dead := ground.fleet.wait_for_death(armed, 0.5)) and time.monotonic() < until:
             ground.more_work()
+            if point == "relay.after_rescue" and victim is None:
+                victim = _kill_holder(ground)
         if not dead:
             if ground.fleet.processes.running[armed].poll() is None:  # otherwise whoever tends the fleet replaces it
                 ground.fleet.processes.stop([armed], _LEAVE_SECONDS)
@@ -153,6 +153,16 @@ def kill_at(point: str) -> Fault:
         return Struck(f"kill at {point}", armed, {"failpoint": spec, "replaced_by": ground.fleet.replace(armed)})
 
     return fault
+
+
+def _kill_holder(ground: Ground) -> str | None:
+    """Give the rescuer something to do, if any worker holds a task at this moment."""
+    held = _held(ground)
+    name = next((name for name in ground.fleet.names("worker") if name in held), None)
+    if name is not None:
+        ground.fleet.kill(name)
+        ground.fleet.replace(name)
+    return name
 
 
 def _armed_worker(ground: Ground, spec: str) -> str:

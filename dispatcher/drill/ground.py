@@ -71,9 +71,9 @@ class Ground:
         self._allowed, self._portion = max(tasks, self._allowed), portion
         self.fleet.tell_client(int(self._allowed))
 
-    def more_work(self) -> None:
+    def more_work(self, portions: int = 1) -> None:
         """A bit more for the client to do: some faults need work to be under way."""
-        self.hand_out(min(self._allowed + self._portion, self.place.plan.tasks), self._portion)
+        self.hand_out(min(self._allowed + portions * self._portion, self.place.plan.tasks), self._portion)
 
     def later(self, seconds: float, undo: Callable[[], None]) -> None:
         """Undo something after a while; :meth:`wait` does it."""
