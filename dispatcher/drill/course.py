@@ -26,6 +26,8 @@ CALM_SECONDS = 60.0
 """After the last fault, for every task to end."""
 _QUIET_SECONDS = 60.0
 """After that, for the last lease to end and the broker to forget what it redelivers."""
+_UNDER_WAY_SECONDS = (0.05, 0.5)
+"""Between new work and the fault, which should hit while that work is under way."""
 _TRIES = 4
 _NOT_FINAL = "SELECT count(*) FROM {s}.tasks WHERE state < 6"
 _BUSY = """
@@ -75,13 +77,14 @@ def perform(place: Place, drill: Drill, say: Callable[[str], None]) -> Course:
 
 
 def _strikes(ground: Ground, drill: Drill, course: Course, say: Callable[[str], None]) -> None:
-    """New work, a moment, a fault; again and again."""
+    """Time to get up again, new work, a moment, a fault; again and again."""
     plan = ground.place.plan
     share = plan.tasks / (plan.kills + 1)
     faults, weights = zip(*drill.faults, strict=True)
     for number in range(1, plan.kills + 1):
-        ground.hand_out(share * number, share / 60)
         ground.wait(ground.dice.uniform(*drill.gap))
+        ground.hand_out(share * number, share / 60)
+        ground.wait(ground.dice.uniform(*_UNDER_WAY_SECONDS))
         for again in range(_TRIES):
             if again:
                 ground.more_work(6)

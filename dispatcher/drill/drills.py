@@ -23,7 +23,7 @@ class Drill:
     tasks: int = 1000
     kills: int = 12
     gap: tuple[float, float] = (0.4, 1.2)
-    """Seconds between new work and the fault: it should hit while that work is under way."""
+    """Seconds after a fault before new work comes and the next fault follows."""
     default_settings: bool = False
     streams: str = ""
     rescues_victims_only: bool = True
@@ -51,7 +51,7 @@ _MIXED: tuple[tuple[Fault, int], ...] = (
 DRILLS: Mapping[str, Drill] = MappingProxyType(
     {
         "kill-worker": Drill(
-            "SIGKILL to workers with tasks in their hands", _only(process.kill_worker), kills=20, gap=(0.6, 2.0)
+            "SIGKILL to workers with tasks in their hands", _only(process.kill_worker), kills=15, gap=(1.5, 3.5)
         ),
         "kill-relay": Drill(
             "SIGKILL to relays, mostly the leader", _only(process.kill_relay), kills=12, gap=(2.0, 3.0)
@@ -71,7 +71,7 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             kills=5,
             gap=(1.0, 3.0),
         ),
-        "kill-broker": Drill("SIGKILL to nats-server", _only(broker.kill_broker), kills=20),
+        "kill-broker": Drill("SIGKILL to nats-server", _only(broker.kill_broker), kills=20, gap=(0.5, 1.5)),
         "freeze-broker": Drill("SIGSTOP to nats-server for longer than a lease", _only(broker.freeze_broker), kills=3),
         "wipe-broker": Drill(
             "SIGKILL to nats-server and its store deleted, with default settings",
@@ -81,10 +81,13 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             default_settings=True,
         ),
         "restore-old-broker-store": Drill(
-            "an old copy of the broker's store comes back", _only(broker.restore_old_store), kills=5
+            "an old copy of the broker's store comes back", _only(broker.restore_old_store), kills=5, gap=(1.0, 4.0)
         ),
         "corrupt-broker-file": Drill(
-            "bits flipped and tails cut in the broker's files", _only(broker.corrupt_broker_file), kills=8
+            "bits flipped and tails cut in the broker's files",
+            _only(broker.corrupt_broker_file),
+            kills=8,
+            gap=(1.0, 4.0),
         ),
         "fill-broker-disk": Drill(
             "the stream is full and refuses until workers come",
@@ -114,7 +117,7 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             "statements carried out whose answer is lost",
             _only(database.unknown_commit),
             kills=16,
-            gap=(0.0, 0.1),
+            gap=(0.5, 2.0),
             rescues_victims_only=False,
         ),
         "network-cut": Drill(
@@ -125,7 +128,7 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             rescues_victims_only=False,
         ),
         "rolling-deploy": Drill("processes replaced in order, one after another", _only(process.deploy), kills=10),
-        "mixed": Drill("all of it at random", _MIXED, tasks=2000, kills=40, gap=(0.3, 1.5), rescues_victims_only=False),
+        "mixed": Drill("all of it at random", _MIXED, tasks=2000, kills=40, gap=(0.2, 1.2), rescues_victims_only=False),
     }
 )
 """By name, in the order in which ``all`` runs them."""
