@@ -95,7 +95,9 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             kills=3,
             streams=f"max_msgs = {broker.FULL_AT}\n",
         ),
-        "delete-consumer": Drill("consumers deleted under live workers", _only(broker.delete_consumer), kills=4),
+        "delete-consumer": Drill(
+            "consumers deleted under live workers", _only(broker.delete_consumer), kills=8, gap=(2.0, 4.0)
+        ),
         "broker-outage": Drill("seconds without a broker", _only(broker.broker_outage), kills=6),
         "duplicate-delivery": Drill(
             "copies of messages for tasks in any state", _only(broker.duplicate_delivery), kills=20

@@ -173,7 +173,7 @@ def delete_consumer(ground: Ground) -> Struck | None:
 
     until = time.monotonic() + _REPAIRED_SECONDS
     while (name := ground.with_bus(work)) is None and time.monotonic() < until:
-        ground.wait(1.0 + ground.dice.random())  # what waited for it gets its turn before it is deleted once more
+        ground.wait(0.2)
     return None if name is None else Struck("delete-consumer", name)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 
 from dispatcher.bus import Bus
@@ -40,6 +41,7 @@ class Guard:
         self._subjects = Subjects(settings.namespace)
         self._shares = Shares()
         self._known: dict[str, str] = {}
+        self._looked_at = 0.0
         self._back = asyncio.Event()
 
     async def run(self) -> None:
@@ -86,6 +88,7 @@ class Guard:
 
         Returns whether the server answered.
         """
+        self._looked_at = time.monotonic()
         try:
             found = await verify(self._streams, self._bus, self._subjects, self._lanes())
         except BusError as error:
@@ -120,6 +123,8 @@ class Guard:
                 stream = self._subjects.stream_name(config.stream)
                 for lane in config.lanes:
                     found = await read_consumer(self._bus, stream, self._subjects.consumer(queue, lane))
+                    if found is None and time.monotonic() - self._looked_at > _AGAIN_SECONDS:
+                        self._look_again()  # somebody deleted it: to the workers that is only silence
                     lanes.setdefault(queue, {})[lane] = bool(found and found["num_pending"] + found["num_ack_pending"])
             for (queue, lane), limit in self._shares.changes(lanes).items():
                 config = self._streams.queue(queue)

@@ -178,3 +178,14 @@ async def test_messages_that_no_task_needs_do_not_hide_lost_ones(fleet: Fleet, m
     assert await relay.leader.reconciler.once() == 1
     await fleet.worker()
     await fleet.reaches(lost, "succeeded")
+
+
+async def test_a_deleted_consumer_is_made_again_within_seconds(fleet: Fleet) -> None:
+    """To the workers it is only silence; the leader reads the lanes that they serve anyhow."""
+    await fleet.relay()
+    await fleet.worker()
+    assert await fleet.enqueue(apps.note.call(1)).wait(10) == 2
+    subjects = Subjects(fleet.settings.namespace)
+    name = subjects.consumer("default", "default")
+    await fleet.bus.api(f"CONSUMER.DELETE.{subjects.stream_name('TASKS')}.{name}")
+    assert await fleet.enqueue(apps.note.call(2)).wait(5) == 4
