@@ -96,6 +96,7 @@ class Guard:
             return False
         for change in found.repaired:
             _log.warning("repaired: %s", change)
+            self._shares.forget_limits()  # a consumer that is new has not the limit that its lane was given
         for name, created in found.created.items():
             if self._known.get(name) == created:
                 continue
