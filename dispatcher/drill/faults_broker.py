@@ -137,9 +137,12 @@ def fill_broker(ground: Ground) -> Struck | None:
     fleet = ground.fleet
     for name in fleet.names("worker"):
         fleet.processes.stop([name])
-    full = ground.until(
-        lambda: _messages(ground) >= FULL_AT and ground.rows("SELECT count(*) FROM {s}.outbox")[0][0] > 0, 20.0
-    )
+
+    def is_full() -> bool:
+        ground.more_work(3)
+        return _messages(ground) >= FULL_AT and ground.rows("SELECT count(*) FROM {s}.outbox")[0][0] > 0
+
+    full = ground.until(is_full, 20.0)
     held = _messages(ground)
     waiting = ground.rows("SELECT count(*) FROM {s}.outbox")[0][0]
     fleet.wait_ready([fleet.start_worker() for _ in range(WORKERS)])
