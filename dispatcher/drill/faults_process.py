@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
+from dispatcher.drill.fleet import RELAYS
 from dispatcher.drill.ground import Fault, Ground, Struck
 from dispatcher.errors import DispatcherError
 from state.locks import LEADER, advisory_key
@@ -149,8 +150,11 @@ def kill_at(point: str) -> Fault:
             if ground.fleet.processes.running[armed].poll() is None:  # otherwise whoever tends the fleet replaces it
                 ground.fleet.processes.stop([armed], _LEAVE_SECONDS)
                 ground.fleet.replace(armed)
+            _fill_up(ground)
             return None
-        return Struck(f"kill at {point}", armed, {"failpoint": spec, "replaced_by": ground.fleet.replace(armed)})
+        fresh = ground.fleet.replace(armed)
+        _fill_up(ground)
+        return Struck(f"kill at {point}", armed, {"failpoint": spec, "replaced_by": fresh})
 
     return fault
 
@@ -176,13 +180,17 @@ def _armed_worker(ground: Ground, spec: str) -> str:
 
 
 def _armed_relay(ground: Ground, spec: str) -> str:
-    """It must lead to get to its moment: the others leave, and one comes back to stand by."""
+    """It must lead to get to its moment: the others leave."""
     others = ground.fleet.names("relay")
     armed = ground.fleet.start_relay(spec)
     ground.fleet.processes.stop(others, _LEAVE_SECONDS)
-    for _ in others[1:]:
-        ground.fleet.start_relay()
     return armed
+
+
+def _fill_up(ground: Ground) -> None:
+    """As many relays as there should be."""
+    while len(ground.fleet.names("relay")) < RELAYS:
+        ground.fleet.start_relay()
 
 
 def kill_point(*points: str) -> Fault:
