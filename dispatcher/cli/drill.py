@@ -80,11 +80,10 @@ def planted(
         found = {}
         for each in PLANTS if name is None else [name]:
             found[each] = _hunt(each, runs)
-            if not json:
-                print(f"{each}  {PLANTS[each].text}: {found[each] or 'NOT CAUGHT'}", flush=True)
+            note(f"{each}  {PLANTS[each].text}: {found[each] or 'NOT CAUGHT'}")
         caught = {each: result for each, result in found.items() if result}
-        if json:
-            emit_line({"planted": len(found), "caught": len(caught), "runs": found})
+        result = {"planted": len(found), "caught": len(caught), "runs": found}
+        emit(result, json, lambda: f"{len(caught)} of {len(found)} planted bugs were caught")
     if len(caught) < len(found):
         raise SystemExit(1)
 
