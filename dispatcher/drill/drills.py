@@ -43,8 +43,9 @@ _MIXED: tuple[tuple[Fault, int], ...] = (
     (process.kill_worker, 34), (process.kill_relay, 20), (process.kill_client, 5), (process.freeze_worker, 6),
     (process.freeze_leader, 5), (process.deploy, 5), (process.kill_point(*_POINTS), 6), (broker.kill_broker, 22),
     (broker.wipe_broker, 6), (broker.restore_old_store, 3), (broker.corrupt_broker_file, 4), (broker.broker_outage, 4),
-    (broker.freeze_broker, 2), (broker.delete_consumer, 4), (broker.duplicate_delivery, 6), (broker.stale_ack, 6),
-    (database.kill_database, 10), (database.terminate_sessions, 12), (database.unknown_commit, 14),
+    (broker.freeze_broker, 2), (broker.delete_consumer, 4), (broker.lose_messages, 3),
+    (broker.duplicate_delivery, 6), (broker.stale_ack, 6), (database.kill_database, 10),
+    (database.terminate_sessions, 12), (database.unknown_commit, 14),
     (database.reset, 8), (database.cut, 4), (database.half_open, 2), (database.slow, 2),
 )  # fmt: skip
 
@@ -95,6 +96,7 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             kills=3,
             streams=f"max_msgs = {broker.FULL_AT}\n",
         ),
+        "lose-messages": Drill("every waiting message purged", _only(broker.lose_messages), kills=5, gap=(1.0, 4.0)),
         "delete-consumer": Drill(
             "consumers deleted under live workers", _only(broker.delete_consumer), kills=8, gap=(2.0, 4.0)
         ),

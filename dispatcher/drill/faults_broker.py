@@ -28,6 +28,7 @@ __all__ = [
     "fill_broker",
     "freeze_broker",
     "kill_broker",
+    "lose_messages",
     "restore_old_store",
     "stale_ack",
     "wipe_broker",
@@ -161,6 +162,16 @@ def _messages(ground: Ground) -> int:
         return ground.with_bus(ask)
     except BusError:
         return 0  # there is no stream at this moment
+
+
+def lose_messages(ground: Ground) -> Struck | None:
+    """Every message that waits is gone, and nothing else: stream, consumers and the memory for duplicates stay."""
+
+    async def purge(bus: Bus) -> int:
+        return int((await bus.api(f"STREAM.PURGE.{_stream(ground)}"))["purged"])
+
+    lost = ground.with_bus(purge)
+    return Struck("lose-messages", "stream", {"messages": lost}) if lost else None
 
 
 def delete_consumer(ground: Ground) -> Struck | None:
