@@ -132,7 +132,7 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             rescues_victims_only=False,
         ),
         "rolling-deploy": Drill("processes replaced in order, one after another", _only(process.deploy), kills=10),
-        "mixed": Drill("all of it at random", _MIXED, tasks=2000, kills=40, gap=(0.2, 1.2), rescues_victims_only=False),
+        "mixed": Drill("all of it at random", _MIXED, tasks=2000, kills=40, gap=(0.0, 0.5), rescues_victims_only=False),
     }
 )
 """By name, in the order in which ``all`` runs them."""

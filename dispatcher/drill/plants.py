@@ -130,7 +130,7 @@ PLANTS = {
     "M1": Plant("settle without attempt and session in its guard", "freeze-worker", _no_fence),
     "M3": Plant("the rescuer does not look at the lease", "kill-worker", _rescue_everybody),
     "M4": Plant("the relay reads only ids above the last one", "kill-broker", _only_higher_ids),
-    "M5": Plant("message ids without the dispatch number", "lose-messages", _id_without_dispatch),
+    "M5": Plant("message ids without the dispatch number", "stale-ack", _id_without_dispatch),
     "M13": Plant("the event is written after the commit", "kill-worker", _event_after_commit),
     "M14": Plant("a stale message is refused instead of acknowledged", "duplicate-delivery", _nak_stale),
 }
