@@ -44,7 +44,7 @@ def test_production_processes_refuse_failpoints(command: tuple[str, ...], testin
 
 
 def test_no_setting_turns_them_on() -> None:
-    assert not [name for name in Settings.model_fields if "fail" in name or "testing" in name]
+    assert not [name for name in Settings.model_fields if "failpoint" in name or "testing" in name]
     assert requested({}) == {}
     assert requested({TESTING: "1"}) == {}
     with pytest.raises(ConfigurationError, match="tests only"):
