@@ -20,7 +20,7 @@ from dispatcher.subjects import Subjects
 from state.ids import new_id
 from tests.fixtures.apps import app, deaf_plain, flaky, hold, later, measured, nap, note, raising, stranger
 from tests.fixtures.fleet import Fleet, until
-from workers import runtime
+from workers import housekeeping, runtime
 
 CASES: dict[str, Callable[[Asked], Awaitable[None]]] = {}
 
@@ -245,7 +245,7 @@ async def it_runs(asked: Asked) -> None:
     await asked.becomes(deaf, "running", "cancel_requested")
     # claims one ahead of its slots, as it does for types that run in milliseconds, and keeps it longer than a second
     worker.pace.ahead = 1
-    asked.patch.setattr(runtime, "_LONGEST_AHEAD_SECONDS", 60.0)
+    asked.patch.setattr(housekeeping, "_LONGEST_AHEAD_SECONDS", 60.0)
     asked.patch.setattr(runtime, "_STUCK_SECONDS", 60.0)
     ahead = asked.fleet.enqueue(note.call(1))
     await asked.becomes(ahead, "running", "waiting_for_slot")
