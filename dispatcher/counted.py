@@ -53,7 +53,7 @@ class CountedPublisher:
             self._open = None
 
     def interrupted(self) -> None:
-        """The connection is a new one: confirmations of the open batch may be lost, so give it up at once.
+        """The connection broke or is a new one: confirmations of the open batch may be lost, so give it up at once.
 
         It is published again, and the message ids absorb what was stored already.
         """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from state.sql import Sql
 
-__all__ = ["ENTRIES", "RECONCILE", "REMEMBER_STREAM", "STREAM_SEEN"]
+__all__ = ["ENTRIES", "NEEDED", "RECONCILE", "REMEMBER_STREAM", "STREAM_SEEN"]
 
 # Read before the broker is asked: only entries that were committed by then may be judged by its answer.
 ENTRIES = Sql("SELECT lane_id, max(batch), count(*) FROM {s}.dispatch_log GROUP BY lane_id ORDER BY lane_id")
@@ -42,6 +42,12 @@ WITH old AS MATERIALIZED (
     RETURNING d.batch
 )
 SELECT (SELECT count(*) FROM old), (SELECT count(*) FROM gone), (SELECT count(*) FROM moved)
+""")
+
+# Whether a message has anything left to say: everything else is acknowledged without a run when a worker gets it.
+NEEDED = Sql("""
+SELECT EXISTS (SELECT FROM {s}.tasks
+               WHERE id = :id AND state = 3 AND attempt = :attempt AND dispatch = :dispatch)
 """)
 
 STREAM_SEEN = Sql("SELECT created FROM {s}.streams_seen WHERE name = :name")

@@ -39,8 +39,8 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     "publisher": {
         "tasks": f"INSERT, SELECT ({_TASK}, result)",
         **{name: "INSERT" for name in ("task_events", "task_counts", "outbox", "timers", "task_labels")},
-        **{name: "INSERT" for name in ("flow_events", "deps", "joins")},
-        **{name: "SELECT, INSERT" for name in ("flows", "flow_nodes")},
+        **{name: "INSERT" for name in ("flow_events", "deps")},
+        **{name: "SELECT, INSERT" for name in ("flows", "flow_nodes", "joins")},
         **{name: "SELECT, INSERT" for name in ("types", "queues", "lanes")},
         "task_keys": "SELECT, INSERT, DELETE",
         "relay_state": "SELECT",

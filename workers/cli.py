@@ -28,6 +28,7 @@ from dispatcher.cli.options import (
 )
 from dispatcher.cli.output import guard
 from dispatcher.collector import calm
+from dispatcher.failpoints import arm
 from dispatcher.load import load_app
 from dispatcher.logs import configure_logging
 from dispatcher.options import check_queue_name
@@ -154,6 +155,7 @@ def command(
             metrics_port=metrics_port, log_format=log_format,
         )  # fmt: skip
         require_nats(settings)
+        arm("workers.failpoints")
         names = _queue_names(queues)
         if reload:
             raise SystemExit(asyncio.run(Reloader(worker_command()).run()))

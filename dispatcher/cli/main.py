@@ -44,6 +44,9 @@ COMMANDS: dict[str, Place] = {
     "health": Place("dispatcher.cli.health", "command", "Ask a relay or worker on this machine whether it is ready."),
     "bench": Place("dispatcher.cli.bench", "app", "Measure speed on real servers."),
     "demo": Place("dispatcher.cli.demo", "app", "See thousands of tasks survive killed processes, with proof."),
+    "drill": Place(
+        "dispatcher.cli.drill", "app", "Break servers and processes on purpose, and check that nothing is lost."
+    ),
     "version": Place("dispatcher.cli.version", "command", "Show the versions of the package and its parts."),
 }
 

@@ -21,6 +21,7 @@ from dispatcher.cli.options import (
 )
 from dispatcher.cli.output import guard
 from dispatcher.collector import calm
+from dispatcher.failpoints import arm
 from dispatcher.logs import configure_logging
 from dispatcher.probes import Probes
 from dispatcher.relay.service import Relay
@@ -66,6 +67,7 @@ def command(
             log_format=log_format,
         )
         require_nats(settings)
+        arm("dispatcher.relay.failpoints")
         streams = load(settings.streams_conf)
         configure_logging(settings.log_format)
         check_schema_version(require_database(settings), settings.db_schema)

@@ -14,9 +14,9 @@ from typing import Any
 
 import psycopg
 
-from dispatcher.demo.ledger import Line, Mark, read
 from dispatcher.demo.place import Place
 from dispatcher.demo.work import do, kind_of
+from dispatcher.dev.ledger import Line, Mark, read
 from state.audit import VIOLATIONS
 from state.machine import Reason, State
 

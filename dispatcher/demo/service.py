@@ -21,9 +21,9 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
 from dispatcher import Task
-from dispatcher.demo.ledger import Mark, Writer
 from dispatcher.demo.tasks import TYPES, app
 from dispatcher.demo.work import kind_of
+from dispatcher.dev.ledger import Mark, Writer
 
 __all__ = ["PACED", "WARM_UP", "Service", "phases"]
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from dispatcher import Context, Dispatcher, Retry, TaskType, context
-from dispatcher.demo.ledger import Mark, Writer
 from dispatcher.demo.sink import Sink
 from dispatcher.demo.work import do
+from dispatcher.dev.ledger import Mark, Writer
 
 __all__ = ["QUEUE", "TYPES", "StorageHiccup", "app"]
 

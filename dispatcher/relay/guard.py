@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 
 from dispatcher.bus import Bus
@@ -40,6 +41,7 @@ class Guard:
         self._subjects = Subjects(settings.namespace)
         self._shares = Shares()
         self._known: dict[str, str] = {}
+        self._looked_at = 0.0
         self._back = asyncio.Event()
 
     async def run(self) -> None:
@@ -86,6 +88,7 @@ class Guard:
 
         Returns whether the server answered.
         """
+        self._looked_at = time.monotonic()
         try:
             found = await verify(self._streams, self._bus, self._subjects, self._lanes())
         except BusError as error:
@@ -93,6 +96,7 @@ class Guard:
             return False
         for change in found.repaired:
             _log.warning("repaired: %s", change)
+            self._shares.forget_limits()  # a consumer that is new has not the limit that its lane was given
         for name, created in found.created.items():
             if self._known.get(name) == created:
                 continue
@@ -120,6 +124,8 @@ class Guard:
                 stream = self._subjects.stream_name(config.stream)
                 for lane in config.lanes:
                     found = await read_consumer(self._bus, stream, self._subjects.consumer(queue, lane))
+                    if found is None and time.monotonic() - self._looked_at > _AGAIN_SECONDS:
+                        self._look_again()  # somebody deleted it: to the workers that is only silence
                     lanes.setdefault(queue, {})[lane] = bool(found and found["num_pending"] + found["num_ack_pending"])
             for (queue, lane), limit in self._shares.changes(lanes).items():
                 config = self._streams.queue(queue)

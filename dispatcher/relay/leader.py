@@ -16,7 +16,7 @@ from psycopg.rows import TupleRow
 
 from dispatcher.bus import Bus
 from dispatcher.database import Database
-from dispatcher.errors import BusError
+from dispatcher.errors import BusError, BusUnavailable
 from dispatcher.relay.chores import Chores
 from dispatcher.relay.drain import BATCH, Drain
 from dispatcher.relay.reconcile import Reconciler
@@ -41,6 +41,8 @@ LONGEST_REST_SECONDS = 0.030
 LOOK_SECONDS = 0.05
 """Between two looks at timers and cancel requests while awake: nobody notifies then."""
 _BLOCKED_SECONDS = 0.5
+_AWAY_SECONDS, _REFUSED_SECONDS = 5.0, 1.0
+"""The longest pause after a broker that does not answer, and after one that refuses."""
 _LOCKED_SECONDS = 0.25
 _FOLD_SECONDS = 5.0
 _TRIM_SECONDS = 10.0
@@ -197,7 +199,9 @@ class Leader:
             self._blocked_tries = 0
         except BusError as error:
             self._blocked_tries += 1
-            delay = random.uniform(0.5, 1.0) * min(5.0, 0.2 * 2**self._blocked_tries)
+            # one that is full answers, and each try fills what room there is: worth asking again soon
+            longest = _AWAY_SECONDS if isinstance(error, BusUnavailable) else _REFUSED_SECONDS
+            delay = random.uniform(0.5, 1.0) * min(longest, 0.2 * 2**self._blocked_tries)
             self._blocked_until = time.monotonic() + delay
             _log.warning("cannot publish, trying again in %.1f s: %s", delay, error)
             self.on_blocked()

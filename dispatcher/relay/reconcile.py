@@ -7,14 +7,15 @@ because a log without entries has no lanes.
 from __future__ import annotations
 
 import logging
-from datetime import datetime, timedelta
+from base64 import b64decode
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dispatcher.bus import Bus
 from dispatcher.database import Database
 from dispatcher.errors import BusError
 from dispatcher.subjects import Subjects
-from dispatcher.wire import parse_time
+from dispatcher.wire import decode, parse_time
 from state import reconcile
 from state.locks import FULL_RECONCILE, advisory_key
 from state.registry import LANE_MAP
@@ -26,6 +27,10 @@ _log = logging.getLogger("dispatcher.reconciler")
 
 # A drain ends within 10 s (its session is ended by the server otherwise); the rest is room for two servers' clocks.
 _MARGIN = timedelta(seconds=30)
+_STRAY_AFTER = timedelta(seconds=30)
+"""Younger messages may just be on their way to a worker, or back from one."""
+_STRAYS = 250
+"""Deleted at most in one look at a lane."""
 _BATCHES = 20
 _NO_MESSAGE = 10037  # err_code of STREAM.MSG.GET when the subject holds nothing
 
@@ -89,13 +94,32 @@ class Reconciler:
                 return total
 
     async def _first_message_at(self, stream: str, subject: str) -> datetime | None:
-        """When the first message that the lane still holds was stored; ``None`` if it holds none."""
+        """When the first message that the lane still holds was stored; ``None`` if it holds none.
+
+        Old ones that no task needs any more are deleted on the way: after damage to its store a server may keep
+        messages that it never delivers again, and nothing behind such a message could be found lost.
+        """
+        name = self._subjects.stream_name(stream)
+        for _ in range(_STRAYS):
+            try:
+                answer = await self._bus.api(f"STREAM.MSG.GET.{name}", {"seq": 1, "next_by_subj": subject})
+            except BusError as error:
+                if error.err_code == _NO_MESSAGE:
+                    return None
+                raise
+            message = answer["message"]
+            at = parse_time(message["time"])
+            if at > datetime.now(UTC) - _STRAY_AFTER or await self._is_needed(b64decode(message.get("data") or "")):
+                return at
+            await self._bus.api(f"STREAM.MSG.DELETE.{name}", {"seq": message["seq"], "no_erase": True})
+            _log.info("message %d of %s deleted: no task needs it, and nobody got it", message["seq"], subject)
+        return at
+
+    async def _is_needed(self, data: bytes) -> bool:
         try:
-            answer = await self._bus.api(
-                f"STREAM.MSG.GET.{self._subjects.stream_name(stream)}", {"seq": 1, "next_by_subj": subject}
-            )
-        except BusError as error:
-            if error.err_code == _NO_MESSAGE:
-                return None
-            raise
-        return parse_time(answer["message"]["time"])
+            task, attempt, dispatch = decode(data)
+        except ValueError:
+            return True  # not one of ours: a worker keeps the evidence
+        params = {"id": task, "attempt": attempt, "dispatch": dispatch}
+        [(needed,)] = await self._database.run(reconcile.NEEDED, params)
+        return bool(needed)

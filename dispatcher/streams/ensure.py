@@ -31,6 +31,7 @@ __all__ = [
     "carry_out",
     "ensure_consumer",
     "ensure_stream",
+    "is_store_damaged",
     "refuse_contradictions",
     "set_max_ack_pending",
 ]
@@ -49,7 +50,8 @@ _FIELD_OF = {
     10113: "max_bytes",
     10120: "max_bytes",
 }
-_REFUSED = {10025, 10012, 10052}
+_CONSUMER_REFUSED, _CONSUMER_STORE_FAILED = 10012, 10104
+_REFUSED = {10025, _CONSUMER_REFUSED, 10052}
 """Invalid document, consumer cannot be changed so, stream cannot be changed so."""
 
 
@@ -113,6 +115,13 @@ async def set_max_ack_pending(
     return True
 
 
+def is_store_damaged(error: BusError) -> bool:
+    """Whether the server could not make a consumer because of files that it left: no configuration cures that."""
+    return error.err_code == _CONSUMER_STORE_FAILED or (
+        error.err_code == _CONSUMER_REFUSED and "creating store" in error.description
+    )
+
+
 def refuse_contradictions(changes: Sequence[Change]) -> None:
     """Raise ``ConfigurationError`` naming stream or consumer, field and cure for everything forbidden; or return."""
     lines = [_contradiction(change) for change in changes if change.action == "forbidden"]
@@ -170,7 +179,7 @@ async def _explained(bus: JetStreamApi, change: Change, error: BusError) -> Exce
             f" {', '.join(others) or 'of another account'}; choose another DISPATCHER_NAMESPACE or delete that stream"
         )
     field = _FIELD_OF.get(error.err_code)
-    if field is None and error.err_code not in _REFUSED:
+    if is_store_damaged(error) or (field is None and error.err_code not in _REFUSED):
         return error
     named = field or ", ".join(difference.field for difference in change.differences) or "configuration"
     return ConfigurationError(f"{change.kind} {change.name}: {named}: the server refuses it: {error.description}")

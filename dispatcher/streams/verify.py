@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from dispatcher.errors import BusError
 from dispatcher.streams.config import StreamsConfig
-from dispatcher.streams.ensure import RACES, carry_out, ensure_stream, refuse_contradictions
+from dispatcher.streams.ensure import RACES, carry_out, ensure_stream, is_store_damaged, refuse_contradictions
 from dispatcher.streams.plan import Change, Lane, plan
 from dispatcher.streams.server import JetStreamApi, check_server_version
 from dispatcher.subjects import Subjects
 
 __all__ = ["Verified", "verify"]
+
+_log = logging.getLogger("dispatcher.streams")
 
 
 @dataclass
@@ -46,16 +49,20 @@ async def verify(
         if change.kind == "stream" and change.name in names:
             result.created[names[change.name]] = change.created
         if change.action == "create" or (change.action == "update" and repair):
-            await _repair(bus, change, config, subjects, result)
+            await _repair(bus, change, config, subjects, result, repair)
         elif change.action in ("update", "extra", "unknown"):
             result.warnings.append("; ".join([str(change), *map(str, change.differences)]))
     return result
 
 
 async def _repair(
-    bus: JetStreamApi, change: Change, config: StreamsConfig, subjects: Subjects, result: Verified
+    bus: JetStreamApi, change: Change, config: StreamsConfig, subjects: Subjects, result: Verified, repair: bool
 ) -> None:
-    """Carry out one change; that somebody else did it at the same moment is fine."""
+    """Carry out one change; that somebody else did it at the same moment is fine.
+
+    A stream whose damaged files stand in the way of a consumer is deleted if ``repair``; the next look makes it anew,
+    and what was queued is sent again.
+    """
     if change.kind == "stream":
         stream = next(name for name in config.streams if subjects.stream_name(name) == change.name)
         result.created[stream] = await ensure_stream(bus, subjects, stream, config.streams[stream])
@@ -63,6 +70,9 @@ async def _repair(
         try:
             await carry_out(bus, change)
         except BusError as error:
+            if repair and is_store_damaged(error):
+                _log.error("the server's files of %s are damaged; deleting the stream, to make it anew", change.stream)
+                await bus.api(f"STREAM.DELETE.{change.stream}")
             if error.err_code not in RACES:
                 raise
     result.repaired.append(change)

@@ -14,10 +14,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from dispatcher.demo.ledger import Mark, Writer, read
 from dispatcher.demo.place import Place, reopened
 from dispatcher.demo.proof import Proof, prove
 from dispatcher.demo.work import KINDS, do, kind_of, make_files
+from dispatcher.dev.ledger import Mark, Writer, read
 
 TASKS = 600
 # one demonstration for the whole file, also when tests run in parallel

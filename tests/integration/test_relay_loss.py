@@ -9,9 +9,10 @@ from datetime import timedelta
 import pytest
 
 from dispatcher.errors import BusError
-from dispatcher.relay import leader
+from dispatcher.relay import leader, reconcile
 from dispatcher.relay.drain import Drain
 from dispatcher.subjects import Subjects
+from dispatcher.wire import encode
 from tests.fixtures import apps
 from tests.fixtures.fleet import Fleet, until
 
@@ -142,3 +143,49 @@ async def test_two_drains_share_the_outbox(fleet: Fleet) -> None:
     assert info["state"]["messages"] == 3000
     await one.close()
     await two.close()
+
+
+async def test_messages_that_no_task_needs_do_not_hide_lost_ones(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged store may keep messages that are never delivered; whatever is lost behind one has to be found."""
+    relay = await fleet.relay()
+    worker = await fleet.worker()
+    done = [fleet.enqueue(apps.note.call(n)) for n in range(3)]
+    await fleet.all_finish(3)
+    await fleet.stop(worker)
+    subjects = Subjects(fleet.settings.namespace)
+    lane = subjects.lane("TASKS", "default", "default")
+    await fleet.bus.store([(lane, encode(task.id, 1, 1), f"stray-{task.id}") for task in done], 5.0)
+    await fleet.bus.store([(lane, b"not ours", "foreign")], 5.0)
+    lost = fleet.enqueue(apps.note.call(7))
+    name = subjects.stream_name("TASKS")
+
+    async def messages() -> int:
+        return int((await fleet.bus.api(f"STREAM.INFO.{name}"))["state"]["messages"])
+
+    async def stored() -> bool:
+        return await messages() == 5
+
+    await until(stored)
+    assert relay.leader is not None
+    await relay.leader.reconciler.once()
+    assert await messages() == 5  # they may be on their way to a worker
+    monkeypatch.setattr(reconcile, "_STRAY_AFTER", timedelta(0))
+    await relay.leader.reconciler.once()
+    assert await messages() == 2  # evidence is kept, and so is what somebody needs
+    await fleet.bus.api(f"STREAM.PURGE.{name}")
+    await fleet.bus.store([(lane, encode(done[0].id, 1, 1), "stray-again")], 5.0)
+    monkeypatch.setattr(reconcile, "_MARGIN", timedelta(0))
+    assert await relay.leader.reconciler.once() == 1
+    await fleet.worker()
+    await fleet.reaches(lost, "succeeded")
+
+
+async def test_a_deleted_consumer_is_made_again_within_seconds(fleet: Fleet) -> None:
+    """To the workers it is only silence; the leader reads the lanes that they serve anyhow."""
+    await fleet.relay()
+    await fleet.worker()
+    assert await fleet.enqueue(apps.note.call(1)).wait(10) == 2
+    subjects = Subjects(fleet.settings.namespace)
+    name = subjects.consumer("default", "default")
+    await fleet.bus.api(f"CONSUMER.DELETE.{subjects.stream_name('TASKS')}.{name}")
+    assert await fleet.enqueue(apps.note.call(2)).wait(5) == 4

@@ -79,3 +79,21 @@ async def test_committed_task_survives_a_crash_of_the_database(own_fleet: Fleet,
     own_fleet.connection = connect(own_fleet.settings)
     assert own_fleet.count("tasks") == len(tasks)
     await own_fleet.all_finish(len(tasks), timeout=40)
+
+
+async def test_committed_task_survives_damaged_files_of_the_broker(
+    own_fleet: Fleet, own_servers: EmbeddedServers, tmp_path: Path
+) -> None:
+    """The server cannot read its consumers' files any more, and can make none in their place."""
+    await own_fleet.relay()
+    await own_fleet.worker()
+    tasks = own_fleet.enqueue_many([apps.doze.call(0.02) for _ in range(60)])
+    await until(lambda: own_fleet.finished() > 10)
+    await asyncio.to_thread(own_servers.kill_nats)
+    states = list((tmp_path / "servers" / "nats").rglob("o.dat"))
+    assert states
+    for state in states:
+        state.write_bytes(bytes([state.read_bytes()[0] ^ 128]) + state.read_bytes()[1:])
+    await asyncio.to_thread(own_servers.restart_nats)
+    more = own_fleet.enqueue_many([apps.note.call(n) for n in range(20)])
+    await own_fleet.all_finish(len(tasks) + len(more), timeout=40)

@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:^|\$ |&& |; |\(| )dispatcher ([a-z]+)(?: ([a-z]+(?:-[a-z]+)*))?([^`\n)|]*)")
-GROUPS = {"export", "tasks", "flows", "queues", "workers", "streams", "migrate", "config", "bench"}
+GROUPS = {"export", "tasks", "flows", "queues", "workers", "streams", "migrate", "config", "bench", "drill"}
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -79,7 +79,7 @@ def test_every_variable_that_is_read_is_explained() -> None:
     text = (REPOSITORY / "docs/operating.md").read_text()
     read: set[str] = set()
     for file in (REPOSITORY / "dispatcher").rglob("*.py"):
-        if file.parent.name not in ("bench", "demo"):  # those speak to processes of their own
+        if file.parent.name not in ("bench", "demo", "drill"):  # those speak to processes of their own
             read.update(re.findall(r"\bDISPATCHER_[A-Z_]*[A-Z]\b", file.read_text()))
     assert not {name for name in read if f"`{name}" not in text}
 

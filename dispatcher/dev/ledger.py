@@ -33,6 +33,18 @@ class Mark:
     """Enqueued a second time with the same key: must have given the same task."""
     OTHER_TASK = "other_task"
     """... but gave another one."""
+    TRY = "try"
+    """About to commit; without a later line about it, whoever wrote this died before it knew the outcome."""
+    UNKNOWN = "unknown"
+    """The commit's answer was lost: the task exists or it does not."""
+    FAILED = "failed"
+    """Certainly not committed."""
+    REFUSED = "refused"
+    """The effect was refused: a later attempt's was accepted before."""
+    CANCELLED = "cancelled"
+    """A cancel was committed and the answer was "cancelled"."""
+    CANCEL_ASKED = "cancel_asked"
+    """A cancel was committed and the answer was that the running attempt is asked to stop."""
 
 
 class Line(NamedTuple):

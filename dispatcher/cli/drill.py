@@ -1,0 +1,164 @@
+"""``dispatcher drill list|run|check``: faults on purpose, and what remained true; exit code 0 only if all of it did."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dispatcher.cli.options import Json
+from dispatcher.cli.output import emit, emit_line, guard, note, table
+from dispatcher.errors import ConfigurationError, DispatcherError
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Break real servers and processes on purpose, and check that nothing was lost.  Servers of its own.",
+)
+
+
+@app.command("list")
+def list_(json: Json = False) -> None:
+    """Every drill with what it breaks."""
+    with guard():
+        from dispatcher.drill.drills import DRILLS
+
+        shown = [
+            {"name": name, "tasks": drill.tasks, "kills": drill.kills, "breaks": drill.text}
+            for name, drill in DRILLS.items()
+        ]
+        emit(shown, json, lambda: table(["name", "tasks", "kills", "breaks"], [list(row.values()) for row in shown]))
+
+
+@app.command()
+def run(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME|all", help="A drill of `dispatcher drill list`, or all of them.")
+    ],
+    tasks: Annotated[int | None, typer.Option("--tasks", min=20, max=200_000, help="Tasks to be committed.")] = None,
+    kills: Annotated[int | None, typer.Option("--kills", min=1, max=10_000, help="Faults to be done.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="For the same schedule of faults again.")] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option("--keep", metavar="DIR", help="Keep data, ledgers, faults and logs in this new folder."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run two relays, four workers and a client on real servers behind a proxy, break something, check everything."""
+    with guard():
+        from dispatcher.drill.drills import DRILLS
+
+        if name != "all" and name not in DRILLS:
+            raise ConfigurationError(f"there is no drill {name!r}; see: dispatcher drill list")
+        seed = secrets.randbelow(1 << 31) if seed is None else seed
+        folder = None if keep is None else keep.absolute()
+        good = True
+        for each in DRILLS if name == "all" else [name]:
+            own = folder / each if folder is not None and name == "all" else folder
+            good = _run(each, tasks, kills, seed, own, json) and good
+    if not good:
+        raise SystemExit(1)
+
+
+@app.command()
+def planted(
+    name: Annotated[str | None, typer.Argument(metavar="[BUG]", help="One of them, for example M1; else all.")] = None,
+    runs: Annotated[int, typer.Option("--runs", min=1, max=20, help="Seeds to try before a bug counts as missed.")] = 3,
+    json: Json = False,
+) -> None:
+    """Take guards out of the processes, one at a time, and see that the checker notices."""
+    with guard():
+        from dispatcher.drill.plants import PLANTS
+
+        if name is not None and name not in PLANTS:
+            raise ConfigurationError(f"there is no planted bug {name!r}; there are {', '.join(PLANTS)}")
+        found = {}
+        for each in PLANTS if name is None else [name]:
+            found[each] = _hunt(each, runs)
+            note(f"{each}  {PLANTS[each].text}: {found[each] or 'NOT CAUGHT'}")
+        caught = {each: result for each, result in found.items() if result}
+        result = {"planted": len(found), "caught": len(caught), "runs": found}
+        emit(result, json, lambda: f"{len(caught)} of {len(found)} planted bugs were caught")
+    if len(caught) < len(found):
+        raise SystemExit(1)
+
+
+def _hunt(name: str, runs: int) -> dict[str, Any] | None:
+    """The first run that notices the bug, and by what; ``None`` when none does."""
+    from dispatcher.drill.checker import check
+    from dispatcher.drill.course import perform
+    from dispatcher.drill.drills import DRILLS
+    from dispatcher.drill.place import Plan, opened
+    from dispatcher.drill.plants import PLANTS
+
+    logging.getLogger("dispatcher").setLevel(logging.ERROR)
+    drill = DRILLS[PLANTS[name].drill]
+    for number in range(1, runs + 1):
+        plan = Plan(PLANTS[name].drill, drill.tasks, drill.kills, number, drill.default_settings, drill.streams, name)
+        with opened(None, plan) as place:
+            try:
+                verdict = check(place, perform(place, drill, note))
+            except DispatcherError as error:
+                return {"run": number, "by": [str(error)[:200]], "drill": plan.drill}
+        by = [found.name for found in verdict.invariants if not found.ok] + (["stuck"] if verdict.stuck else [])
+        if by:
+            return {"run": number, "by": by, "drill": plan.drill}
+    return None
+
+
+def _run(name: str, tasks: int | None, kills: int | None, seed: int, keep: Path | None, json: bool) -> bool:
+    from dispatcher.drill.checker import check
+    from dispatcher.drill.course import perform
+    from dispatcher.drill.drills import DRILLS
+    from dispatcher.drill.place import Plan, opened
+
+    logging.getLogger("dispatcher").setLevel(logging.ERROR)  # that servers are away is no news here
+    began = time.monotonic()
+    drill = DRILLS[name]
+    plan = Plan(
+        name, tasks or drill.tasks, kills or drill.kills, seed, drill.default_settings, drill.streams
+    )  # fmt: skip
+    with opened(keep, plan) as place:
+        course = perform(place, drill, lambda text: note(f"[{time.monotonic() - began:5.1f} s] {text}"))
+        verdict = check(place, course)
+    _show(verdict, keep, json, time.monotonic() - began)
+    return verdict.ok
+
+
+@app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `dispatcher drill run --keep DIR` left.")],
+    json: Json = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Afterwards keep the servers up, and print their URLs, until Ctrl-C.")
+    ] = False,
+) -> None:
+    """Start the kept servers again and check everything anew."""
+    with guard():
+        from dispatcher.drill.checker import check
+        from dispatcher.drill.place import reopened
+
+        began = time.monotonic()
+        with reopened(folder.absolute()) as place:
+            verdict = check(place)
+            _show(verdict, folder, json, time.monotonic() - began)
+            if serve:
+                note(f"database: {place.direct.database_url}\nNATS: {place.direct.nats_url}\nCtrl-C ends them")
+                while True:
+                    time.sleep(3600)
+    if not verdict.ok:
+        raise SystemExit(1)
+
+
+def _show(verdict: Any, kept: Path | None, json: bool, seconds: float) -> None:
+    from dispatcher.drill.report import report
+
+    if json:
+        emit_line({**verdict.to_json(), "seconds": round(seconds, 1), "kept": None if kept is None else str(kept)})
+    else:
+        print(report(verdict, kept, seconds), flush=True)

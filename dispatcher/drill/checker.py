@@ -1,0 +1,138 @@
+"""The checker: facts, invariants and the course of a drill become one verdict that is printed whole."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dispatcher.drill.course import Course
+from dispatcher.drill.drills import DRILLS
+from dispatcher.drill.facts import Facts, Task, gather
+from dispatcher.drill.invariants import INVARIANTS, Invariant, verdict
+from dispatcher.drill.place import Place, Plan, faults_of
+from state.machine import FINAL
+
+__all__ = ["Verdict", "check", "judge"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Everything that was found; ``ok`` only when every invariant holds and every fault that was asked for was done."""
+
+    plan: Plan
+    invariants: tuple[Invariant, ...]
+    faults: Mapping[str, int]
+    """How often each kind was really done."""
+    recovery: Mapping[str, dict[str, float | int | None]]
+    """By kind and for ``all``: seconds from a fault until every task that had been committed before it had ended."""
+    made: int
+    stuck: int
+    rescued: int
+    refused: int
+    """Effects of stale attempts that the sink refused."""
+    course: Course | None
+
+    @property
+    def kills_done(self) -> int:
+        """Faults that were really done."""
+        return sum(self.faults.values())
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything holds."""
+        return (
+            all(invariant.ok for invariant in self.invariants)
+            and self.stuck == 0
+            and self.kills_done >= self.plan.kills
+            and self.made >= self.plan.tasks
+        )
+
+    def wrong(self, *names: str) -> int:
+        """Violations of the invariants whose names begin so."""
+        return sum(found.wrong for found in self.invariants if found.name.startswith(names))
+
+    def to_json(self) -> dict[str, Any]:
+        """One object."""
+        course = self.course
+        return {
+            "ok": self.ok,
+            "drill": self.plan.drill,
+            "seed": self.plan.seed,
+            "tasks": self.made,
+            "kills_asked": self.plan.kills,
+            "kills_done": self.kills_done,
+            "lost": self.wrong("I1 "),
+            "double_completed": self.wrong("I4 "),
+            "illegal_transitions": self.wrong("I10 "),
+            "stuck": self.stuck,
+            "invariants": [
+                {"name": i.name, "ok": i.ok, "facts": i.facts, "violations": list(i.violations), "wrong": i.wrong}
+                for i in self.invariants
+            ],
+            "recovery_s": self.recovery.get("all", {"p50": None, "p99": None, "n": 0}),
+            "recovery_by_fault_s": {kind: found for kind, found in self.recovery.items() if kind != "all"},
+            "faults": dict(self.faults),
+            "rescued": self.rescued,
+            "stale_effects_refused": self.refused,
+            "calm_after_s": None if course is None else course.calm_after,
+            "processes_started": None if course is None else course.started,
+            "left_by_fence": None if course is None else len(course.fenced),
+        }
+
+
+def check(place: Place, course: Course | None = None) -> Verdict:
+    """Read everything that a drill left and judge it; without its course only what was kept."""
+    plan = place.plan
+    return judge(plan, gather(place.direct.database_url or "", plan.schema, place.root, faults_of(place.root)), course)
+
+
+def judge(plan: Plan, facts: Facts, course: Course | None) -> Verdict:
+    """The verdict about these facts."""
+    found = [invariant(facts) for invariant in INVARIANTS.values()]
+    if DRILLS[plan.drill].rescues_victims_only:
+        victims = {str(fault["target"]) for fault in facts.faults}
+        wrong = [f"{n} tasks taken from {worker}" for worker, n in facts.rescued.items() if worker not in victims]
+        found.append(verdict("G1 only victims are rescued", len(facts.rescued) + len(facts.faults), wrong))
+    if course is not None:
+        left = [f"{what}: {n}" for what, n in course.broker.items() if n]
+        found.append(verdict("I12 the broker holds nothing", len(course.broker), left))
+        found.append(verdict("I17 no process ended by itself", course.started, course.wrong_ends))
+    not_final = sum(1 for task in facts.tasks.values() if task.state not in FINAL)
+    return Verdict(
+        plan=plan,
+        invariants=tuple(found),
+        faults=Counter(str(fault["fault"]) for fault in facts.faults),
+        recovery=_recovery(facts),
+        made=len(facts.tasks),
+        stuck=not_final if course is None else max(course.stuck, not_final),
+        rescued=sum(facts.rescued.values()),
+        refused=sum(1 for _, _, accepted in facts.offers if not accepted),
+        course=course,
+    )
+
+
+def _recovery(facts: Facts) -> dict[str, dict[str, float | int | None]]:
+    times: dict[str, list[float]] = defaultdict(list)
+    tasks = list(facts.tasks.values())
+    for fault in facts.faults:
+        seconds = _recovered(fault, tasks)
+        times[fault["fault"]].append(seconds)
+        times["all"].append(seconds)
+    return {
+        kind: {"p50": _percentile(values, 50), "p99": _percentile(values, 99), "n": len(values)}
+        for kind, values in times.items()
+    }
+
+
+def _recovered(fault: Mapping[str, Any], tasks: list[Task]) -> float:
+    """From the fault, less the time for which the drill held it up, until all that was there before had ended."""
+    at = float(fault["at"])
+    ends = [task.finished for task in tasks if task.created <= at and task.finished is not None and task.finished > at]
+    return max(0.0, max(ends, default=at) - at - float(fault["held"]))
+
+
+def _percentile(values: list[float], percent: int) -> float | None:
+    ordered = sorted(values)
+    return round(ordered[min(len(ordered) - 1, len(ordered) * percent // 100)], 2) if ordered else None

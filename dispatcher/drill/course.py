@@ -1,0 +1,144 @@
+"""The course of a drill: start everything, let work arrive, strike, let it go on; at last wait until all is calm."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from dispatcher.bus import Bus
+from dispatcher.dev.prepare import prepare
+from dispatcher.drill.drills import Drill
+from dispatcher.drill.fleet import Fleet
+from dispatcher.drill.ground import Fault, Ground
+from dispatcher.drill.place import Place
+from dispatcher.drill.sink import make_tables
+from dispatcher.errors import BusError, DispatcherError
+from dispatcher.streams.config import DEFAULT_STREAM
+
+__all__ = ["CALM_SECONDS", "Course", "perform"]
+
+CALM_SECONDS = 60.0
+"""After the last fault, for every task to end."""
+_QUIET_SECONDS = 60.0
+"""After that, for the last lease to end and the broker to forget what it redelivers."""
+_UNDER_WAY_SECONDS = (0.05, 0.5)
+"""Between new work and the fault, which should hit while that work is under way."""
+_TRIES = 4
+_NOT_FINAL = "SELECT count(*) FROM {s}.tasks WHERE state < 6"
+_BUSY = """
+SELECT (SELECT count(*) FROM {s}.outbox) + (SELECT count(*) FROM {s}.sessions) + (SELECT count(*) FROM {s}.claims)
+"""
+
+
+@dataclass
+class Course:
+    """What happened, apart from what the ledgers and the database say."""
+
+    asked: int
+    done: int = 0
+    stuck: int = 0
+    """Tasks that were not final a minute after the last fault."""
+    published: bool = True
+    calm_after: float | None = None
+    """Seconds from the last fault until every task was final."""
+    fenced: list[str] = field(default_factory=list)
+    wrong_ends: list[str] = field(default_factory=list)
+    started: int = 0
+    broker: dict[str, int] = field(default_factory=dict)
+    """What the broker still held when all was calm."""
+
+
+def perform(place: Place, drill: Drill, say: Callable[[str], None]) -> Course:
+    """Run the drill to its end.  Raises ``DispatcherError`` when processes cannot be started or do not obey."""
+    prepare(place.direct)
+    with psycopg.connect(place.direct.database_url or "", autocommit=True) as connection:
+        make_tables(connection)
+    fleet = Fleet(place)
+    ground = Ground(place, fleet, random.Random(place.plan.seed))
+    course = Course(place.plan.kills)
+    say(f"{place.plan.drill}: seed {place.plan.seed}, {place.versions}")
+    try:
+        fleet.start_all()
+        _strikes(ground, drill, course, say)
+        _calm_down(ground, course)
+        say(f"calm again, {course.stuck} tasks stuck; asking everybody to leave")
+        fleet.drain()
+        course.broker = _broker(ground)
+    finally:
+        ground.close()
+        fleet.close()
+    course.fenced, course.wrong_ends, course.started = fleet.fenced, fleet.wrong_ends, fleet.started
+    return course
+
+
+def _strikes(ground: Ground, drill: Drill, course: Course, say: Callable[[str], None]) -> None:
+    """Time to get up again, new work, a moment, a fault; again and again."""
+    plan = ground.place.plan
+    share = plan.tasks / (plan.kills + 1)
+    faults, weights = zip(*drill.faults, strict=True)
+    for number in range(1, plan.kills + 1):
+        ground.wait(ground.dice.uniform(*drill.gap))
+        ground.hand_out(share * number, share / 60)
+        ground.wait(ground.dice.uniform(*_UNDER_WAY_SECONDS))
+        for again in range(_TRIES):
+            if again:
+                ground.more_work(6)
+            if _done(ground, ground.dice.choices(faults, weights)[0]):
+                course.done += 1
+                break
+            ground.wait(0.3)
+        if ground.done and number % max(1, plan.kills // 10) == 0:
+            last = ground.done[-1]
+            say(f"{course.done} of {plan.kills} faults done; the last one: {last['fault']} ({last['target']})")
+
+
+def _done(ground: Ground, fault: Fault) -> bool:
+    try:
+        return ground.strike(fault)
+    except (BusError, TimeoutError):
+        return False  # the broker is still on its way back from the fault before
+
+
+def _calm_down(ground: Ground, course: Course) -> None:
+    """The last tasks arrive; a minute later everything has to be final."""
+    ground.undo_everything()
+    ground.place.database_proxy.heal()
+    ground.place.nats_proxy.heal()
+    began = time.monotonic()
+
+    ground.fleet.tell_client(ground.place.plan.tasks)
+
+    def all_final() -> bool:
+        return ground.fleet.published and not ground.rows(_NOT_FINAL)[0][0]
+
+    if ground.until(all_final, CALM_SECONDS):
+        course.calm_after = round(time.monotonic() - began, 2)
+    course.published = ground.fleet.published
+    course.stuck = ground.rows(_NOT_FINAL)[0][0]
+    # workers that were killed last may have sessions that have not ended yet
+    ground.until(lambda: not ground.rows(_BUSY)[0][0] and not sum(_broker(ground).values()), _QUIET_SECONDS)
+    if not course.published:
+        raise DispatcherError(f"the client did not come to its end; {ground.fleet.processes.last_words('client-1')}")
+
+
+def _broker(ground: Ground) -> dict[str, int]:
+    """Messages in the stream and deliveries that its consumers still wait for."""
+    stream = ground.subjects.stream_name(DEFAULT_STREAM)
+
+    async def ask(bus: Bus) -> dict[str, int]:
+        messages = (await bus.api(f"STREAM.INFO.{stream}"))["state"]["messages"]
+        consumers: list[dict[str, Any]] = (await bus.api(f"CONSUMER.LIST.{stream}")).get("consumers") or []
+        return {
+            "messages": int(messages),
+            "ack_pending": sum(int(consumer["num_ack_pending"]) for consumer in consumers),
+        }
+
+    try:
+        return ground.with_bus(ask)
+    except (BusError, TimeoutError):
+        return {"unreachable": 1}
