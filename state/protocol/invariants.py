@@ -27,10 +27,7 @@ def broken(before: World, label: Label, after: World, setup: Setup) -> list[str]
     found += _start(before, label, after, setup)
     if len(label) == 5:  # the last words of an attempt
         found += _stale(before, label, after)
-    if label[0] == "rescue" and (label[1], False) in before.db.sessions:
-        found.append("rescued while the lease was alive (I6)")
-    if label[0] == "full reconcile":
-        found += _forgotten(after)
+    found += _leader(before, label, after)
     return [what for what in found if what not in setup.waived]
 
 
@@ -39,12 +36,35 @@ def _row(old: Row, new: Row) -> Iterator[str]:
         yield f"illegal move {old.state.label} to {new.state.label} (I10)"
     if old.state in FINAL and new.state is not old.state and new.generation == old.generation:
         yield "a final state was left within its generation (I3)"
+    if old.state in FINAL and new.generation == old.generation and new.cancel != old.cancel:
+        yield "a final row was changed (I3)"
     if new.attempt < old.attempt:
         yield "the attempt number fell (I7)"
     if not 0 <= new.tries <= new.max_tries:
         yield "tries beyond their bounds (I5)"
     if (new.state is State.RUNNING) != (new.session != 0):
         yield "running and session disagree (I10)"
+
+
+def _leader(before: World, label: Label, after: World) -> Iterator[str]:
+    """The rescuer, the expiry and the full reconcile."""
+    if label[0] == "rescue":
+        if (label[1], False) in before.db.sessions:
+            yield "rescued while the lease was alive (I6)"
+        yield from _rescued(before, after, label[1])
+    if label[0] == "expire":
+        pairs = zip(before.db.tasks, after.db.tasks, strict=True)
+        if any(old is not new and not old.expired for old, new in pairs):
+            yield "failed as expired before its time (I13)"
+    if label[0] == "full reconcile":
+        yield from _forgotten(after)
+
+
+def _rescued(before: World, after: World, session: object) -> Iterator[str]:
+    """Only what the dead session runs is given back."""
+    for old, new in zip(before.db.tasks, after.db.tasks, strict=True):
+        if old != new and old.session != session:
+            yield "rescued from somebody else (I6)"
 
 
 def _message(before: World, label: Label, after: World, task: int) -> Iterator[str]:

@@ -72,7 +72,7 @@ def _leader(world: World, setup: Setup) -> Iterator[Move]:
     for task, row in enumerate(world.db.tasks):
         yield from _db(world, steps.promote(world.db, task, dropped), "timer", task)
         yield from _db(world, steps.unpark(world.db, task, dropped), "unpark", task)
-        yield from _db(world, steps.expire(world.db, task, row.attempt), "expire", task)
+        yield from _db(world, steps.expire(world.db, task, row.attempt, dropped), "expire", task)
     yield from _reconciler(world, setup)
 
 

@@ -2,7 +2,7 @@
 
 Rules that are no row guard can be dropped by name too: ``settle.cancel wins``, ``rescue.cancel wins``,
 ``cancel.timer``, ``cancel.parked``, ``retry.new message``, ``retry.timer``, ``leave.new attempt``,
-``rescue.new attempt``, ``rescue.tries``.
+``rescue.new attempt``, ``rescue.tries``, ``settle.trims its claim``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,11 @@ def _put(db: Db, task: int, row: Row, send: bool = False) -> Db:
     if not send:
         return db._replace(tasks=tasks)
     return db._replace(tasks=tasks, outbox=db.outbox | {(task, row.attempt, row.dispatch)})
+
+
+def _trim(db: Db, held: tuple[int, int, int], dropped: Dropped) -> Db:
+    """The claim may go with the last outcome of its batch; until then the claims are a superset of what runs."""
+    return db if "settle.trims its claim" in dropped else db._replace(claims=db.claims - {held})
 
 
 def open_session(db: Db, session: int) -> Db:
@@ -59,13 +64,10 @@ def succeed(db: Db, task: int, attempt: int, session: int, dropped: Dropped = NO
     row = db.tasks[task]
     if not allowed("settle", row, Ask(attempt, session), dropped):
         return db
-    done = db._replace(claims=db.claims - {(session, task, attempt)})
-    return _put(done, task, row._replace(state=State.SUCCEEDED, session=0))
+    return _put(_trim(db, (session, task, attempt), dropped), task, row._replace(state=State.SUCCEEDED, session=0))
 
 
-def leave(
-    db: Db, task: int, attempt: int, session: int, wanted: State, refund: int = 0, dropped: Dropped = NONE
-) -> Db:
+def leave(db: Db, task: int, attempt: int, session: int, wanted: State, refund: int = 0, dropped: Dropped = NONE) -> Db:
     """Every other exit from running: to ``cancelled`` if cancel was asked, to ``failed`` without a try for a retry."""
     row = db.tasks[task]
     if not allowed("settle", row, Ask(attempt, session), dropped):
@@ -76,7 +78,7 @@ def leave(
         goal = State.FAILED
     else:
         goal = wanted
-    db = db._replace(claims=db.claims - {(session, task, attempt)})
+    db = _trim(db, (session, task, attempt), dropped)
     row = row._replace(state=goal, session=0)
     if goal in (State.QUEUED, State.SCHEDULED, State.RETRYING):
         row = row._replace(tries=row.tries - refund, attempt=row.attempt + ("leave.new attempt" not in dropped))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from state.machine import State
 from state.protocol import steps
-from state.protocol.guards import allowed
+from state.protocol.guards import Dropped, allowed
 from state.protocol.rows import Ask, Message
 from state.protocol.world import Label, Setup, Slot, Worker, World
 
@@ -48,6 +48,11 @@ def _ack(world: World, slot: Slot) -> World:
 def _starts(world: World, slot: Slot) -> World:
     highest = max(world.started[slot.task], slot.attempt)
     return world._replace(started=(*world.started[: slot.task], highest, *world.started[slot.task + 1 :]))
+
+
+def _run(world: World, n: int, slot: Slot) -> World:
+    worker = world.workers[n]
+    return _starts(_set(world, n, worker._replace(slots=worker.slots | {slot})), slot)
 
 
 def _deliver(world: World, setup: Setup, n: int, message: Message, fault: bool) -> Iterator[Move]:
@@ -95,17 +100,26 @@ def _refused(world: World, setup: Setup, n: int, message: Message, fault: bool) 
     if allowed("adopt", row, Ask(attempt, session), dropped) and "adopt" not in dropped:
         if row.state is State.RUNNING:
             slot, worker = Slot(task, attempt, session), world.workers[n]
-            yield ("adopt", n, message), _starts(_set(world, n, worker._replace(slots=worker.slots | {slot})), slot), fault
+            yield (
+                ("adopt", n, message),
+                _starts(_set(world, n, worker._replace(slots=worker.slots | {slot})), slot),
+                fault,
+            )
         return
     if row.state is State.QUEUED and row.attempt == attempt and "message.kept while queued" not in dropped:
-        if row.expired:
-            yield ("expire at claim", n, message), world._replace(db=steps.expire(world.db, task, attempt)), fault
-        elif world.db.paused:
-            parked = world._replace(db=steps.park(world.db, task, attempt, dropped), stream=world.stream - {message})
-            yield ("park", n, message), parked, fault
-        return
-    if "message.stale is acked" not in dropped and acked != world:
+        yield from _kept(world, n, message, dropped, fault)
+    elif "message.stale is acked" not in dropped and acked != world:
         yield ("stale, acked", n, message), acked, fault
+
+
+def _kept(world: World, n: int, message: Message, dropped: Dropped, fault: bool) -> Iterator[Move]:
+    """Its row is queued: the message may go only if the task ends here or gets a parking place."""
+    task, attempt, _ = message
+    if world.db.tasks[task].expired:
+        yield ("expire at claim", n, message), world._replace(db=steps.expire(world.db, task, attempt)), fault
+    elif world.db.paused:
+        parked = world._replace(db=steps.park(world.db, task, attempt, dropped), stream=world.stream - {message})
+        yield ("park", n, message), parked, fault
 
 
 def _slot(world: World, setup: Setup, n: int, slot: Slot) -> Iterator[Move]:
@@ -114,17 +128,14 @@ def _slot(world: World, setup: Setup, n: int, slot: Slot) -> Iterator[Move]:
         db = steps.claim(world.db, slot.task, slot.attempt, slot.session, n not in setup.strangers, dropped)
         after = _drop(world, n, slot)
         if db is not world.db:
-            runs = slot._replace(phase="runs")
-            worker = after.workers[n]
-            after = _starts(_set(after, n, worker._replace(slots=worker.slots | {runs})), runs)
+            after = _run(after, n, slot._replace(phase="runs"))
         yield ("claim writes", n, slot.task, slot.attempt), after._replace(db=db), False
         return
     if slot.phase == "doubt":
         row, after = world.db.tasks[slot.task], _drop(world, n, slot)
         mine = allowed("adopt", row, Ask(slot.attempt, slot.session), setup.dropped) and "adopt" not in setup.dropped
         if mine:
-            worker, runs = after.workers[n], slot._replace(phase="runs")
-            after = _starts(_set(after, n, worker._replace(slots=worker.slots | {runs})), runs)
+            after = _run(after, n, slot._replace(phase="runs"))
         yield ("adopt" if mine else "give back", n, slot.task, slot.attempt), after, False
         return
     yield from _settle(world, setup, n, slot, "succeed", None, 0)
