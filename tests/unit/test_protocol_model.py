@@ -19,7 +19,7 @@ NEEDED = [
     ("claim.not paused", "pause", "paused queue"),
     ("claim.session lives", "dead session", "never end"),
     ("claim.session locked", "dead session", "never end"),
-    ("settle.running + settle.session", "lost answers", "final state was left"),
+    ("settle.running + settle.session", "lost answers", "illegal move"),
     ("settle.attempt", "slots of one worker", "stale write"),
     ("settle.cancel wins", "people", "never end"),
     ("leave.new attempt", "people", "never end"),
