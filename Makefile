@@ -1,6 +1,6 @@
 # Needs Python 3.11 or newer, git and make; everything else is installed into .venv by `make setup`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test versions check proof planted lint types unit format wheel clean
+.PHONY: help setup demo test versions check proof planted lint types unit model format wheel clean
 SHELL := /bin/sh
 
 VENV := .venv
@@ -89,6 +89,9 @@ types: $(STAMP)
 
 unit: $(STAMP)
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
+
+model: $(STAMP) ## every interleaving of the protocol, to the end (minutes; ARGS=short: seconds)
+	@$(BIN)/python -m state.protocol $(or $(ARGS),long)
 
 format: $(STAMP) ## let ruff sort imports and format
 	@$(BIN)/ruff check --quiet --fix --select I .
