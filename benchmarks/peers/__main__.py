@@ -60,14 +60,15 @@ def celery() -> str:
 def one_system(servers: EmbeddedServers, system: str, python: Path, folder: Path, plan: Plan) -> dict[str, Any]:
     """Its figures, or what went wrong."""
     begun = time.monotonic()
-    with stage(servers, system, python_of(system, python), folder / system) as built:
-        found: dict[str, Any] = {"about": built.about}
-        say(f"{built.about['name']} {built.about['versions']}")
-        try:
+    found: dict[str, Any] = {"about": {"name": system, "keeps": "–", "atomic": False}}
+    try:
+        with stage(servers, system, python_of(system, python), folder / system) as built:
+            found["about"] = built.about
+            say(f"{built.about['name']} {built.about['versions']}")
             found |= measure(built, plan)
-        except BenchError as error:
-            found["error"] = str(error)
-            say(f"  {system}: {error}")
+    except BenchError as error:
+        found["error"] = str(error)
+        say(f"  {system}: {error}")
     return found | {"took_seconds": round(time.monotonic() - begun, 1)}
 
 

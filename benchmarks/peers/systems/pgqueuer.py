@@ -1,4 +1,4 @@
-"""pgqueuer: PostgreSQL alone, SKIP LOCKED in batches, LISTEN/NOTIFY, asyncpg."""
+"""pgqueuer: PostgreSQL alone, SKIP LOCKED in batches, LISTEN/NOTIFY, asyncpg.  Run as a program it is the worker."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import asyncpg
+import pgqueuer
+import uvloop
 from pgqueuer import PgQueuer
 from pgqueuer.db import AsyncpgDriver, AsyncpgPoolDriver
 from pgqueuer.models import Job
@@ -47,7 +49,7 @@ def _payload(number: int) -> bytes:
 
 
 class PgQueuerPeer:
-    """``pgq run`` with asyncpg and uvloop, durable tables."""
+    """asyncpg and uvloop, durable tables."""
 
     about = About(
         name="pgqueuer",
@@ -59,6 +61,7 @@ class PgQueuerPeer:
             (f"--batch-size {BATCH} (default 10): raise it for short jobs; best of 50, 200, 500 and 1000 here", TUNING),
             ("pgq autovac after installation", TUNING),
             ("durability: durable (default; the others lose jobs in a crash)", TUNING),
+            ("pgqueuer.run, which is pgq run without the command line", "pgqueuer docs/guides/programmatic-run.md"),
             ("uvloop, which pgq run takes when it is installed", "pgqueuer/adapters/cli/cli.py"),
             ("bulk: enqueue with lists, 500 a call", "pgqueuer docs/getting-started/core-concepts.md"),
         ),
@@ -67,9 +70,8 @@ class PgQueuerPeer:
     )
 
     def processes(self, workers: int) -> list[list[str]]:
-        """One ``pgq run`` each."""
-        run = ["-m", "pgqueuer", "run", f"{__name__}:create", "--batch-size", str(BATCH), "--log-level", "WARNING"]
-        return [run] * workers
+        """One worker each, as ``pgq run`` starts it; its command line itself fails with the typer of today."""
+        return [["-m", __name__]] * workers
 
     async def setup(self) -> None:
         """``pgq install`` and ``pgq autovac``."""
@@ -101,3 +103,6 @@ class PgQueuerPeer:
 
 
 peer = PgQueuerPeer()
+
+if __name__ == "__main__":
+    uvloop.run(pgqueuer.run(create, batch_size=BATCH))

@@ -37,7 +37,7 @@ class ProcrastinatePeer:
         packages=("procrastinate", "psycopg", "psycopg-binary"),
         keeps="row with state, an event per transition; no result",
         settings=(
-            (f"--concurrency {CONCURRENCY} (default 1)", "procrastinate docs/howto/advanced/concurrency.md"),
+            (f"--concurrency {CONCURRENCY} (default 1)", "procrastinate docs: execute multiple jobs at the same time"),
             (f"a pool of {POOL} connections: not smaller than the concurrency", "procrastinate issue 241, pull 206"),
             ("psycopg with its C speed-ups (psycopg[binary])", "procrastinate docs/howto/basics/connector.md"),
             ("--delete-jobs never (default)", "procrastinate docs/howto/production/delete_finished_jobs.md"),

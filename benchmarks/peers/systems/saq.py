@@ -40,7 +40,7 @@ class SaqPeer:
         packages=("saq", "psycopg", "psycopg-binary", "orjson"),
         keeps="row with state and result for 10 minutes; no events",
         settings=(
-            (f"concurrency {CONCURRENCY} (default 10)", "saq docs/settings.md, saq/worker.py"),
+            (f"concurrency {CONCURRENCY} (default 10)", "saq README, saq/worker.py"),
             (f"a pool of {POOL} connections (default)", "saq/queue/postgres.py"),
             ("dump and load with orjson", "saq/queue/postgres.py: dump, load"),
             ("bulk: there is none; 20 enqueues at a time, as its own benchmark does", "saq benchmarks/simple.py"),

@@ -1,4 +1,4 @@
-"""taskiq on NATS JetStream (taskiq-nats) with results in PostgreSQL (taskiq-pg)."""
+"""taskiq on NATS JetStream (taskiq-nats) with results in PostgreSQL (taskiq-postgres)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 
 from taskiq_nats import PullBasedJetStreamBroker
-from taskiq_pg import AsyncpgResultBackend
+from taskiq_pg.asyncpg import AsyncpgResultBackend
 
 from benchmarks.peers import tally
 from benchmarks.peers.peer import DATABASE_URL, NATS_URL, PAYLOAD, About
@@ -36,7 +36,7 @@ class TaskiqPeer:
 
     about = About(
         name="taskiq",
-        packages=("taskiq", "taskiq-nats", "taskiq-pg", "nats-py", "asyncpg", "uvloop"),
+        packages=("taskiq", "taskiq-nats", "taskiq-postgres", "nats-py", "asyncpg", "uvloop"),
         keeps="row with the result only; a waiting task is a message, not a row",
         settings=(
             (f"pull-based JetStream broker, pull_consume_batch {FETCH} (default 1)", "taskiq-nats README"),
@@ -44,7 +44,7 @@ class TaskiqPeer:
             ("--ack-type when_saved (default): the result is stored before the message is confirmed", "the same"),
             ("--no-parse: arguments are not checked", "the same"),
             ("uvloop, which the worker takes when it is installed", "taskiq/cli/worker/run.py"),
-            ("results with asyncpg, a pool of 10 (default)", "taskiq-pg README"),
+            ("results with asyncpg, a pool of 10 (default)", "taskiq-postgres docs/tutorial/result_backend"),
             ("bulk: there is none; 100 publications at a time", "taskiq docs/guide"),
         ),
         left="SELECT %(total)s - count(*) FROM taskiq_results",
