@@ -16,6 +16,7 @@ from dispatcher.bench.rounds import say, spread
 __all__ = ["FULL", "QUICK", "Plan", "measure"]
 
 BULK = 500
+WARM_UP = 30
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,11 @@ class Plan:
     depth: int
     tasks_least: int = 500
     tasks_most: int = 20_000
-    one_most: int = 4000
+    one_most: int = 2000
     rate: float = 20.0
 
 
-FULL = Plan(rounds=3, seconds=4.0, latency_seconds=30.0, idle_seconds=60.0, settle_seconds=15.0, depth=50_000)
+FULL = Plan(rounds=3, seconds=4.0, latency_seconds=30.0, idle_seconds=60.0, settle_seconds=35.0, depth=50_000)
 QUICK = Plan(
     rounds=1, seconds=1.0, latency_seconds=4.0, idle_seconds=6.0, settle_seconds=2.0, depth=5_000, one_most=1000
 )
@@ -76,9 +77,11 @@ def _calibrate(stage: Stage, plan: Plan) -> int:
     """Tasks per round, after a round that wakes everything up."""
     _warm(stage, plan.tasks_least)
     stage.tidy()
-    rate = _backlog(stage, "bulk", 2 * plan.tasks_least)[1]["tasks_per_s"]
-    wished = round(rate * plan.seconds / BULK) * BULK
-    return int(min(plan.tasks_most, max(plan.tasks_least, wished)))
+    tasks = 2 * plan.tasks_least
+    for seconds in (plan.seconds / 2, plan.seconds):  # the first figure is of a system that is still cold
+        rate = _backlog(stage, "bulk", tasks)[1]["tasks_per_s"]
+        tasks = int(min(plan.tasks_most, max(plan.tasks_least, round(rate * seconds / BULK) * BULK)))
+    return tasks
 
 
 def _rate(stage: Stage, name: str, tasks: int, nanoseconds: int) -> dict[str, Any]:
@@ -142,6 +145,8 @@ def _deep(stage: Stage, depth: int, tasks: int) -> dict[str, Any]:
 def _latency(stage: Stage, plan: Plan) -> dict[str, Any]:
     """From the return of the creating call to the first line of the handler."""
     tasks = max(1, round(plan.rate * plan.latency_seconds))
+    stage.give("paced", WARM_UP, first=-WARM_UP, rate=plan.rate)
+    stage.until_done()
     meter = stage.meter()
     meter.start()
     begun = time.monotonic()
