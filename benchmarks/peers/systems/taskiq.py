@@ -12,11 +12,11 @@ from taskiq_pg.asyncpg import AsyncpgResultBackend
 from benchmarks.peers import tally
 from benchmarks.peers.peer import DATABASE_URL, NATS_URL, PAYLOAD, About
 
-FETCH = 100
+FETCH, TIMEOUT = 100, 0.1
 
-broker = PullBasedJetStreamBroker(os.environ[NATS_URL], durable="peers", pull_consume_batch=FETCH).with_result_backend(
-    AsyncpgResultBackend(dsn=os.environ[DATABASE_URL])
-)
+broker = PullBasedJetStreamBroker(
+    os.environ[NATS_URL], durable="peers", pull_consume_batch=FETCH, pull_consume_timeout=TIMEOUT
+).with_result_backend(AsyncpgResultBackend(dsn=os.environ[DATABASE_URL]))
 
 
 @broker.task(task_name="noop")
@@ -39,7 +39,10 @@ class TaskiqPeer:
         packages=("taskiq", "taskiq-nats", "taskiq-postgres", "nats-py", "asyncpg", "uvloop"),
         keeps="row with the result only; a waiting task is a message, not a row",
         settings=(
-            (f"pull-based JetStream broker, pull_consume_batch {FETCH} (default 1)", "taskiq-nats README"),
+            (
+                f"pull-based JetStream broker, pull_consume_batch {FETCH} (default 1), pull_consume_timeout {TIMEOUT}",
+                "taskiq-nats README",
+            ),
             ("--max-async-tasks 100 (default), --max-prefetch 100", "taskiq docs/guide/cli.md"),
             ("--ack-type when_saved (default): the result is stored before the message is confirmed", "the same"),
             ("--no-parse: arguments are not checked", "the same"),
