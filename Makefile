@@ -1,6 +1,6 @@
 # Needs Python 3.11 or newer, git and make; everything else is installed into .venv by `make setup`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test versions check proof planted lint types unit format wheel clean
+.PHONY: help setup demo test versions check proof planted lint types unit model peers format wheel clean
 SHELL := /bin/sh
 
 VENV := .venv
@@ -90,6 +90,19 @@ types: $(STAMP)
 unit: $(STAMP)
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
 
+model: $(STAMP) ## every interleaving of the protocol, to the end (minutes; ARGS=short: seconds)
+	@$(BIN)/python -m state.protocol $(or $(ARGS),long)
+
+# The others live in an environment of their own: their dependencies are not ours.
+peers: $(STAMP) .venv-peers/.setup-complete ## the same workloads for us and for other queues, one table (ARGS=--quick)
+	@$(BIN)/python -m benchmarks.peers $(ARGS)
+
+.venv-peers/.setup-complete: benchmarks/peers/constraints.txt $(STAMP)
+	@if ! .venv-peers/bin/python -m pip --version >/dev/null 2>&1; then $(BIN)/python -m venv --clear .venv-peers; fi
+	@echo "peers: installing into .venv-peers ..." >&2
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/constraints.txt
+	@touch $@
+
 format: $(STAMP) ## let ruff sort imports and format
 	@$(BIN)/ruff check --quiet --fix --select I .
 	@$(BIN)/ruff format .
@@ -98,4 +111,4 @@ wheel: $(STAMP) ## build the wheel into dist/
 	@$(BIN)/python -m build --no-isolation --wheel
 
 clean: ## remove what was built; data of embedded servers stays
-	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) .venv-peers build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

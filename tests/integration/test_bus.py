@@ -31,6 +31,7 @@ async def test_a_batch_whose_connection_breaks_is_given_up_at_once(own_servers: 
         await asyncio.to_thread(own_servers.restart_nats)
         with pytest.raises(BusUnavailable, match="broke before everything was confirmed"):
             await asyncio.wait_for(storing, 20)
+        await until(lambda: bus.connected)
         await bus.store([("x.1", b"", "id")], timeout=10)
         assert (await bus.api("STREAM.INFO.x"))["state"]["messages"] == 1
     finally:

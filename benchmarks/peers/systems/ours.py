@@ -1,0 +1,86 @@
+"""This project: relay and workers, psycopg, everything as installed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+
+from benchmarks.peers import tally
+from benchmarks.peers.peer import DATABASE_URL, PAYLOAD, About
+from dispatcher.app import Dispatcher
+from state.migrate import upgrade
+
+app = Dispatcher("peers")
+
+
+@app.task(name="peers.noop")
+async def noop(number: int, text: str) -> None:
+    """Count."""
+    tally.count()
+
+
+@app.task(name="peers.mark")
+async def mark(number: int, text: str) -> None:
+    """Note the start."""
+    tally.note(number)
+
+
+class Ours:
+    """The same public interface that an application uses."""
+
+    about = About(
+        name="dispatcher",
+        packages=("jetstream-dispatcher", "psycopg", "nats-py"),
+        keeps="row with state and result, an event per transition, counters",
+        settings=(
+            ("dispatcher relay, dispatcher worker -c 100", "README.md"),
+            ("bulk: enqueue_many, 500 a transaction", "docs/architecture.md"),
+        ),
+        left="SELECT (SELECT count(*) FROM dispatcher.outbox)"
+        " + (SELECT coalesce(sum(n), 0) FROM dispatcher.task_counts WHERE state <> 6)",
+        atomic=True,
+    )
+
+    def __init__(self) -> None:
+        self._free: list[psycopg.AsyncConnection[Any]] = []
+
+    def processes(self, workers: int) -> list[list[str]]:
+        """One relay whatever the number of workers."""
+        worker = ["-m", "dispatcher", "worker", "benchmarks.peers.systems.ours:app", "-c", "100"]
+        return [["-m", "dispatcher", "relay"], *[worker] * workers]
+
+    async def setup(self) -> None:
+        """Migrations."""
+        await asyncio.to_thread(upgrade, os.environ[DATABASE_URL], "dispatcher")
+
+    async def open(self, clients: int) -> None:
+        """A connection for each client."""
+        url = os.environ[DATABASE_URL]
+        self._free = [await psycopg.AsyncConnection.connect(url, autocommit=True) for _ in range(clients)]
+
+    async def one(self, number: int) -> None:
+        """A transaction of its own, as around the caller's data."""
+        connection = self._free.pop()
+        async with connection.transaction():
+            await noop.enqueue(connection, number, PAYLOAD)
+        self._free.append(connection)
+
+    async def mark(self, number: int) -> None:
+        """The same."""
+        connection = self._free.pop()
+        async with connection.transaction():
+            await mark.enqueue(connection, number, PAYLOAD)
+        self._free.append(connection)
+
+    async def bulk(self, numbers: Sequence[int]) -> None:
+        """One transaction."""
+        connection = self._free[-1]
+        async with connection.transaction():
+            await app.enqueue_many(connection, [noop.call(number, PAYLOAD) for number in numbers])
+
+
+peer = Ours()
