@@ -48,6 +48,8 @@ async def test_effect_end_and_follow_up_are_one_commit(bank: Fleet, kind: Any) -
     task = bank.enqueue(kind.call(5))
     assert await task.wait(10) == 5
     assert balances(bank.connection) == (-5, 5)
+    logs = await until(lambda: app.logs(bank.connection, task.id))
+    assert [line.message for line in logs[0].lines] == ["moved 5"]
     await bank.all_finish(2)
     assert [row["transfer"] for row in bank.rows("SELECT transfer FROM receipts")] == [task.id]
     assert bank.count("task_events", "to_state = 6") == 2
