@@ -37,7 +37,9 @@ AWAKE_ROWS = 4
 """From so many rows in one drain on the leader stays awake until a drain finds none; writers do not notify then."""
 REST = 3.0
 """Awake, it rests so many times as long as the last drain took: what costs much at a time is done less often."""
-LONGEST_REST_SECONDS = 0.030
+LONGEST_REST_SECONDS, SHORT_REST_SECONDS = 0.030, 0.010
+LARGE_ROWS = 100
+"""A batch of so many rows has little to win from waiting for more: after it the rest is the short one."""
 LOOK_SECONDS = 0.05
 """Between two looks at timers and cancel requests while awake: nobody notifies then."""
 _BLOCKED_SECONDS = 0.5
@@ -96,7 +98,8 @@ class Leader:
         while not self._stopping:
             begun = time.monotonic()
             rows = await self._look() if look else await self._drain_all()
-            rest = min(LONGEST_REST_SECONDS, REST * (time.monotonic() - begun))
+            longest = LONGEST_REST_SECONDS if rows < LARGE_ROWS else SHORT_REST_SECONDS
+            rest = min(longest, REST * (time.monotonic() - begun))
             self.sleep.check()
             self._awake = rows >= AWAKE_ROWS or (self._awake and rows > 0)
             if self._awake or self._is_blocked():
