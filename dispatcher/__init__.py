@@ -24,6 +24,7 @@ check_layout()
 from dispatcher.app import Dispatcher  # noqa: E402 - a foreign package in the place of ours gets its own message first
 from dispatcher.attempt_log import AttemptLog, LogLine  # noqa: E402
 from dispatcher.call import Call  # noqa: E402
+from dispatcher.compose import Composed, group  # noqa: E402
 from dispatcher.context import Context, context  # noqa: E402
 from dispatcher.errors import (  # noqa: E402
     ArgumentsInvalid,
@@ -31,6 +32,8 @@ from dispatcher.errors import (  # noqa: E402
     CallError,
     ConfigurationError,
     DispatcherError,
+    FlowInvalid,
+    FlowNotFound,
     KeyConflict,
     NotAwaited,
     NotCommitted,
@@ -41,6 +44,7 @@ from dispatcher.errors import (  # noqa: E402
     ResultUnserialisable,
     RunAtNaive,
     SchemaError,
+    StaleAttempt,
     TaskCancelled,
     TaskFailed,
     TaskNotFound,
@@ -50,6 +54,8 @@ from dispatcher.errors import (  # noqa: E402
     WaitError,
     WaitTimeout,
 )
+from dispatcher.flow_info import FlowInfo  # noqa: E402
+from dispatcher.graph import Flow  # noqa: E402
 from dispatcher.handle import Task  # noqa: E402
 from dispatcher.lifecycle import Resource  # noqa: E402
 from dispatcher.options import CallOptions, TaskOptions  # noqa: E402
@@ -70,10 +76,15 @@ __all__ = [
     "CallError",
     "CallOptions",
     "Cancel",
+    "Composed",
     "ConfigurationError",
     "Context",
     "Dispatcher",
     "DispatcherError",
+    "Flow",
+    "FlowInfo",
+    "FlowInvalid",
+    "FlowNotFound",
     "KeyConflict",
     "LogLine",
     "NotAwaited",
@@ -90,6 +101,7 @@ __all__ = [
     "SchemaError",
     "Secret",
     "Snooze",
+    "StaleAttempt",
     "State",
     "SyncTx",
     "Task",
@@ -105,4 +117,5 @@ __all__ = [
     "WaitError",
     "WaitTimeout",
     "context",
+    "group",
 ]

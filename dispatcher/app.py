@@ -16,6 +16,7 @@ from dispatcher.call import Call
 from dispatcher.enqueue import enqueue_many
 from dispatcher.errors import OptionError, UnknownTask
 from dispatcher.explain.answer import Explanation
+from dispatcher.flows import Flows
 from dispatcher.handle import Task
 from dispatcher.installation import Installation
 from dispatcher.lifecycle import Lifecycle
@@ -85,6 +86,8 @@ class Dispatcher(Lifecycle, Many):
         super().__init__()
         self._home = Installation(schema)
         self._limits = (args_limit, result_limit)
+        self.flows = Flows(self._home)
+        """Questions and requests about chains, groups and graphs."""
 
     # registry -------------------------------------------------------------------------------------------------------
 
@@ -158,8 +161,23 @@ class Dispatcher(Lifecycle, Many):
         """Use this ``Settings`` instead of the environment's: where waiting connects to, and the database schema."""
         self._home.configure(settings)
 
+    def database(self, database: Any) -> None:
+        """What ``context().transaction()`` and ``step()`` open their sessions on when they are given nothing.
+
+        An SQLAlchemy ``AsyncEngine``, ``async_sessionmaker``, ``Engine`` or ``sessionmaker``, or a psycopg pool.  It
+        must reach the database that holds our tables.
+        """
+        self._home.database = database
+
+    def adopt(self, settings: Any) -> None:
+        """For the worker: its settings, unless :meth:`configure` was called."""
+        self._home.adopt(settings)
+
     async def close(self) -> None:
-        """Close the connections that ``wait`` opened.  Nothing else holds any."""
+        """Close the connections that ``wait`` and handlers' transactions opened.  Nothing else holds any."""
+        from dispatcher.effect_sessions import close_pools
+
+        await close_pools(self._home)
         await self._home.close()
 
     def close_blocking(self) -> None:

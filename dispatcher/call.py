@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
-from typing import Any, Generic, Literal, TypeVar, Unpack, overload
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from dispatcher.asked import Asked, merge
+from dispatcher.compose import Composed
 from dispatcher.enqueue import enqueue, statement
 from dispatcher.errors import OptionError
 from dispatcher.handle import Task
@@ -20,7 +21,7 @@ __all__ = ["Call"]
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Call(Order, Generic[R_co]):
+class Call(Order, Composed[R_co]):
     """Arguments and options of one task to be.  Immutable; may be enqueued more than once, each time a new task."""
 
     __slots__ = ("_defaults", "_overrides")

@@ -11,13 +11,32 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, overload
 from uuid import UUID
 
+from dispatcher.children import children, children_blocking
+from dispatcher.compose import Composed
+from dispatcher.effects import Step, Transaction, Work
 from dispatcher.errors import DispatcherError
 from dispatcher.lifecycle import Resource, ResourceNotOpen
 
-__all__ = ["Context", "NoContext", "Running", "context", "current"]
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg_pool import AsyncConnectionPool, ConnectionPool
+    from sqlalchemy import Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+    from sqlalchemy.orm import Session, sessionmaker
+
+__all__ = ["Context", "Fence", "NoContext", "Running", "context", "current"]
+
+R = TypeVar("R")
+
+
+class Fence(NamedTuple):
+    """What a receiver needs to refuse late writes: the task, and a number that only rises."""
+
+    task_id: UUID
+    attempt: int
 
 
 class NoContext(DispatcherError):
@@ -35,6 +54,7 @@ class Context:
         "_seen",
         "_signal",
         "_soft_at",
+        "_work",
         "attempt",
         "headers",
         "max_attempts",
@@ -58,6 +78,7 @@ class Context:
         resources: Mapping[str, Resource[Any]],
         soft_at: float | None = None,
         hard_at: float | None = None,
+        work: Work | None = None,
     ) -> None:
         self.task_id = task_id
         """The task's id: stable over all attempts, so it can serve as an idempotency key towards other systems."""
@@ -76,6 +97,83 @@ class Context:
         self._asked = False
         self._signal: threading.Event | None = None
         self._seen = False
+        self._work = work
+
+    # effects exactly once -------------------------------------------------------------------------------------------
+
+    @overload
+    def transaction(self, database: AsyncEngine | async_sessionmaker[Any]) -> Transaction[AsyncSession]: ...
+    @overload
+    def transaction(self, database: Engine | sessionmaker[Any]) -> Transaction[Session]: ...
+    @overload
+    def transaction(self, database: AsyncConnectionPool[Any]) -> Transaction[psycopg.AsyncConnection[Any]]: ...
+    @overload
+    def transaction(self, database: ConnectionPool[Any]) -> Transaction[psycopg.Connection[Any]]: ...
+    @overload
+    def transaction(self) -> Transaction[Any]: ...
+    def transaction(self, database: Any = None) -> Any:
+        """``async with context().transaction() as session``: your writes and this task's success in one commit.
+
+        Plain handlers write ``with``.  What is enqueued through ``session`` commits with it.  The result is what was
+        given to :meth:`returns`.  ``database`` defaults to ``app.database(...)``, then to a psycopg connection by the
+        settings.  Raises ``StaleAttempt`` at the end of the block, and rolls back, when the attempt is over.
+        """
+        return Transaction(self.work, database)
+
+    def step(self, name: str, database: Any = None) -> Step[Any]:
+        """``async with context().step("name") as step``: done once; see :class:`dispatcher.effects.Step`."""
+        return Step(self.work, name, database)
+
+    def returns(self, value: R) -> R:
+        """The task's result, for a :meth:`transaction`: it must be known before the commit.  Gives it back."""
+        self.work.result = value
+        return value
+
+    async def gather(self, name: str, *calls: Composed[R]) -> list[R]:
+        """Spawn tasks and go on with their results, without holding a slot while they run.
+
+        The handler is left at this line and **begins again from its start** when they have all ended: what comes
+        before must bear that (use :meth:`step`).  ``name`` tells several calls in one handler apart.  Raises
+        ``TaskFailed`` when not all of them succeeded.
+        """
+        return await children(self.work, name, calls)
+
+    def gather_blocking(self, name: str, *calls: Composed[R]) -> list[R]:
+        """:meth:`gather` for plain handlers."""
+        return children_blocking(self.work, name, calls)
+
+    async def hand_over(self, call: Composed[R]) -> R:
+        """End with the result of another task: ``return await context().hand_over(other.call(1))``.
+
+        ``return other.call(1)`` does the same.  Like :meth:`gather`, it begins the handler again at the end.
+        """
+        [result] = await self.gather("~handed over", call)
+        return result
+
+    @property
+    def fence(self) -> Fence:
+        """Task id and attempt, for systems outside that can refuse an older attempt than they have seen."""
+        return Fence(self.task_id, self.attempt)
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same text in every attempt of this task and in no other task, for calls to other systems."""
+        return f"{self.type}:{self.task_id}"
+
+    @property
+    def work(self) -> Work:
+        """For the worker: what the transactions write for.  Raises ``NoContext`` where none can be opened."""
+        if self._work is None:
+            raise NoContext(
+                "transaction(), step(), returns(), gather() and handing over do not work in a child process:"
+                " they need a handler that runs in the worker itself, without pool='process'"
+            )
+        return self._work
+
+    @property
+    def completed(self) -> bool:
+        """For the worker: whether a transaction of the handler has ended the task."""
+        return self._work is not None and self._work.completed
 
     def progress(self, fraction: float, message: str | None = None) -> None:
         """Report how far the work is, 0 to 1; stored at most twice a second, the last value wins.

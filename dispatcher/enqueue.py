@@ -19,7 +19,7 @@ from state.create import CREATE_FOR_ANY_DRIVER, CREATE_MANY, CREATE_ONE, CREATE_
 from state.ids import new_id, new_ids
 from state.sql import Sql
 
-__all__ = ["enqueue", "enqueue_many", "statement"]
+__all__ = ["arrays", "enqueue", "enqueue_many", "statement"]
 
 _CHUNK = 1000
 """Tasks per statement; measured: see docs/decisions.md."""
@@ -149,7 +149,7 @@ def _steps(orders: Sequence[Order], ids: Sequence[UUID], chunks: Sequence[Sequen
     """Position to existing task, for the positions whose key already had one."""
     found: dict[int, UUID] = {}
     for chunk in chunks:
-        rows = yield CREATE_MANY, _arrays([orders[i] for i in chunk], [ids[i] for i in chunk])
+        rows = yield CREATE_MANY, arrays([orders[i] for i in chunk], [ids[i] for i in chunk])
         for ord_, task_id, outcome in rows:
             position = chunk[ord_ - 1]
             found[position] = _uuid(task_id)
@@ -159,7 +159,8 @@ def _steps(orders: Sequence[Order], ids: Sequence[UUID], chunks: Sequence[Sequen
     return found
 
 
-def _arrays(orders: Sequence[Order], ids: Sequence[UUID]) -> dict[str, Any]:
+def arrays(orders: Sequence[Order], ids: Sequence[UUID]) -> dict[str, Any]:
+    """The parameters of ``CREATE_MANY``."""
     profiles: dict[tuple[str, str, str], int] = {}
     profile = []
     asked = [order.asked for order in orders]

@@ -13,6 +13,7 @@ DispatcherError
 │   ├── OptionError             an option does not exist or has an illegal value
 │   │   ├── QueueNameInvalid
 │   │   ├── RunAtNaive
+│   │   ├── FlowInvalid         tasks cannot be put together like that
 │   │   └── UnknownLane
 │   ├── ArgumentsInvalid        the arguments do not fit the function's signature
 │   ├── ArgumentsTooLarge
@@ -21,12 +22,14 @@ DispatcherError
 │   ├── NotAwaited              a call on an asynchronous session was never awaited
 │   ├── UnknownTask             no task type of that name
 │   └── TaskNotFound            no task with that id
+│       └── FlowNotFound        no flow with that id
 ├── WaitError                   waiting for a result did not give one
 │   ├── NotCommitted            the transaction that made the task is still open
 │   ├── NotFinished             the result was read before the task ended
 │   ├── WaitTimeout
 │   └── TaskFailed              the task ended as failed
 │       └── TaskCancelled       the task ended as cancelled
+├── StaleAttempt                a handler's transaction came too late: another attempt has the task
 ├── Undecodable                 stored arguments or results do not fit the code any more
 └── ResultUnserialisable        what the handler returned cannot be stored
 """
@@ -49,6 +52,8 @@ __all__ = [
     "CallError",
     "ConfigurationError",
     "DispatcherError",
+    "FlowInvalid",
+    "FlowNotFound",
     "KeyConflict",
     "LayoutError",
     "NotAwaited",
@@ -63,6 +68,7 @@ __all__ = [
     "SchemaMissing",
     "SchemaTooNew",
     "SchemaTooOld",
+    "StaleAttempt",
     "TaskCancelled",
     "TaskFailed",
     "TaskNotFound",
@@ -78,8 +84,7 @@ __all__ = [
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``"; did you mean 'queue'?"`` when a known word is close to ``word``, otherwise the list of known words."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1)
-    if close:
+    if close := difflib.get_close_matches(word, names, n=1):
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(names)}" if names else ""
 
@@ -98,6 +103,15 @@ class ConfigurationError(DispatcherError):
 
 class LayoutError(ConfigurationError):
     """A foreign package stands where ours is expected."""
+
+
+class StaleAttempt(_Kept):
+    """A handler's transaction was refused and rolled back whole: the attempt is not this worker's any more."""
+
+    def __init__(self, task_id: UUID, attempt: int) -> None:
+        super().__init__(f"attempt {attempt} of task {task_id} is over, another may have it; nothing was written here")
+        self.task_id = task_id
+        self.attempt = attempt
 
 
 class BusError(_Kept):
@@ -124,6 +138,10 @@ class CallError(DispatcherError):
 
 class OptionError(CallError):
     """An option does not exist or has an illegal value."""
+
+
+class FlowInvalid(OptionError):
+    """Tasks cannot be put together like that: a cycle, an unknown parent, a result that does not fit a parameter."""
 
 
 class QueueNameInvalid(OptionError, _Kept):
@@ -208,9 +226,17 @@ class UnknownTask(CallError, _Kept):
 class TaskNotFound(CallError, _Kept):
     """No task with that id: it was never committed, or it was pruned."""
 
+    _kind = "task"
+
     def __init__(self, task_id: UUID | str) -> None:
-        super().__init__(f"no task {task_id}: it was never committed, or it is past its retention")
+        super().__init__(f"no {self._kind} {task_id}: it was never committed, or it is past its retention")
         self.task_id = task_id
+
+
+class FlowNotFound(TaskNotFound):
+    """No flow with that id."""
+
+    _kind = "flow"
 
 
 class WaitError(DispatcherError):

@@ -25,6 +25,8 @@ class Installation:
             except ValueError as error:
                 raise ConfigurationError(str(error)) from None
         self._schema = schema
+        self.database: Any = None
+        """What handlers' transactions are opened on: an engine, a session factory or a pool; ``None``: the settings."""
         self._settings: Any = None
         self._waiting: Any = None
         self._lock = threading.Lock()
@@ -34,6 +36,17 @@ class Installation:
         self.close_blocking()
         self._settings = settings
         self._schema = settings.db_schema
+
+    def adopt(self, settings: Any) -> None:
+        """Use these settings unless others were given: a worker's handlers enqueue and write where the worker is."""
+        if self._settings is None:
+            self._settings = settings
+            self._schema = self._schema or settings.db_schema
+
+    @property
+    def configured_url(self) -> str:
+        """The database's URL if settings were needed so far, otherwise nothing."""
+        return (self._settings.database_url or "") if self._settings is not None else ""
 
     @property
     def settings(self) -> Any:

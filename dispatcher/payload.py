@@ -21,6 +21,7 @@ from dispatcher.errors import (
     Undecodable,
     did_you_mean,
 )
+from dispatcher.payload_problems import described, masked, no_json
 from dispatcher.secret import find_secrets, secret_texts, serializer_for
 
 __all__ = ["DEFAULT_LIMIT", "Codec", "Payload"]
@@ -67,12 +68,13 @@ class Payload:
         result_limit: int = DEFAULT_LIMIT,
     ) -> None:
         self.name = name
-        self._args_limit, self._result_limit = args_limit, result_limit
-        self._signature = inspect.signature(function)
-        self._sort(self._signature.parameters)
+        self._args_limit, self.result_limit = args_limit, result_limit
+        self.signature = inspect.signature(function)
+        self.function = function
+        self._sort(self.signature.parameters)
         try:
             hints = get_type_hints(function, include_extras=True)
-            self._arguments = Codec(*self._fields(hints))
+            self._arguments = Codec(*self.fields(hints))
             result = hints.get("return", Any)
             self._result = Codec(None if result is None else result, _CONFIG)
         except Exception as error:
@@ -85,25 +87,26 @@ class Payload:
     def _sort(self, parameters: Mapping[str, Parameter]) -> None:
         kinds = [(name, p.kind) for name, p in parameters.items()]
         positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-        self._positional = tuple(name for name, kind in kinds if kind in positional)
+        self.positional = tuple(name for name, kind in kinds if kind in positional)
         self._only = tuple(name for name, kind in kinds if kind is Parameter.POSITIONAL_ONLY)
         self._star = next((name for name, kind in kinds if kind is Parameter.VAR_POSITIONAL), None)
         self._stars = next((name for name, kind in kinds if kind is Parameter.VAR_KEYWORD), None)
         self._named = frozenset(parameters) - {self._star, self._stars, *self._only}
-        self._plain = not (self._only or self._star or self._stars)
+        self.plain = not (self._only or self._star or self._stars)
 
-    def _fields(self, hints: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    def fields(self, hints: Mapping[str, Any], *, loose: bool = False) -> tuple[Any, Mapping[str, Any]]:
+        """A type with one field per parameter, and its configuration; ``loose``: none of them has to be given."""
         from typing_extensions import TypedDict
 
         fields: dict[str, Any] = {}
-        for name, parameter in self._signature.parameters.items():
+        for name, parameter in self.signature.parameters.items():
             hint: Any = hints.get(name, Any)
             if name == self._star:
                 hint = tuple.__class_getitem__((hint, ...))
             elif name == self._stars:
                 hint = dict.__class_getitem__((str, hint))
-            given = parameter.default is Parameter.empty and name not in (self._star, self._stars)
-            fields[name] = Required[hint] if given else NotRequired[hint]
+            needed = parameter.default is Parameter.empty and name not in (self._star, self._stars)
+            fields[name] = Required[hint] if needed and not loose else NotRequired[hint]
         model = cast(Any, TypedDict)("arguments", fields)
         config = {**_CONFIG, "extra": "forbid"}
         model.__pydantic_config__ = config
@@ -119,17 +122,20 @@ class Payload:
 
     def encode(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
         """Bind, validate and encode.  Raises ``ArgumentsInvalid`` or ``ArgumentsTooLarge``."""
+        return self.encode_values(lambda: self._bind(args, kwargs), self._arguments)
+
+    def encode_values(self, bind: Callable[[], dict[str, Any]], codec: Codec) -> bytes:
+        """Validate by ``codec`` what ``bind`` gives, and encode it.  Raises as :meth:`encode` does."""
         from pydantic_core import PydanticSerializationError, ValidationError
 
         try:
-            values = self._bind(args, kwargs)
-            data: bytes = self._arguments.to_json(
-                self._arguments.validate(values, by_name=True), by_alias=False, round_trip=True, warnings=False
+            data: bytes = codec.to_json(
+                codec.validate(bind(), by_name=True), by_alias=False, round_trip=True, warnings=False
             )
         except ValidationError as error:
             raise ArgumentsInvalid(self.name, self._problems(error)) from None
         except (PydanticSerializationError, RecursionError) as error:
-            raise ArgumentsInvalid(self.name, [_no_json(error)]) from None
+            raise ArgumentsInvalid(self.name, [no_json(error)]) from None
         if len(data) > self._args_limit:
             raise ArgumentsTooLarge(self.name, len(data), self._args_limit)
         return data
@@ -143,7 +149,7 @@ class Payload:
         except ValidationError as error:
             text = ArgumentsInvalid(self.name, self._problems(error))
             raise Undecodable(f"stored {text}") from None
-        if self._plain:
+        if self.plain:
             return (), values
         return self._spread(values)
 
@@ -164,9 +170,9 @@ class Payload:
         return list(found)
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        values = dict(zip(self._positional, args, strict=False))
-        fits = len(args) <= len(self._positional)
-        if self._plain:
+        values = dict(zip(self.positional, args, strict=False))
+        fits = len(args) <= len(self.positional)
+        if self.plain:
             values.update(kwargs)
             if not fits or len(values) != len(args) + len(kwargs):
                 self._refuse(args, kwargs)
@@ -177,7 +183,7 @@ class Payload:
             self._refuse(args, kwargs)
         values.update(named)
         if self._star is not None and not fits:
-            values[self._star] = tuple(args[len(self._positional) :])
+            values[self._star] = tuple(args[len(self.positional) :])
         if self._stars is not None and rest:
             values[self._stars] = rest
         return values
@@ -185,7 +191,7 @@ class Payload:
     def _refuse(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Let Python itself say what is wrong with the call; its message names parameters, never values."""
         try:
-            self._signature.bind(*args, **kwargs)
+            self.signature.bind(*args, **kwargs)
             message = "the arguments do not fit the signature"
         except TypeError as error:
             message = str(error)
@@ -195,7 +201,7 @@ class Payload:
         args: list[Any] = []
         if self._star in values:
             # everything before *args has to go by position, or the extra ones would take its place
-            args = [values.pop(name) if name in values else self._default(name) for name in self._positional]
+            args = [values.pop(name) if name in values else self._default(name) for name in self.positional]
             args.extend(values.pop(str(self._star)))
         else:
             given = [name in values for name in self._only]
@@ -205,7 +211,7 @@ class Payload:
         return tuple(args), values
 
     def _default(self, name: str) -> Any:
-        return self._signature.parameters[name].default
+        return self.signature.parameters[name].default
 
     # results --------------------------------------------------------------------------------------------------------
 
@@ -217,14 +223,14 @@ class Payload:
             checked = self._result.validate(value, by_name=True)
             data: bytes = self._result.to_json(checked, by_alias=False, round_trip=True, warnings=False)
         except ValidationError as error:
-            problems = _described(error, self.secret_result)
+            problems = described(error, self.secret_result)
             text = "; ".join(f"{'.'.join(map(str, p['loc'])) or 'value'}: {p['msg']}" for p in problems)
             raise ResultUnserialisable(f"the result of {self.name!r} does not fit its annotation: {text}") from None
         except (PydanticSerializationError, RecursionError) as error:
-            raise ResultUnserialisable(f"the result of {self.name!r}: {_no_json(error)['msg']}") from None
-        if len(data) > self._result_limit:
+            raise ResultUnserialisable(f"the result of {self.name!r}: {no_json(error)['msg']}") from None
+        if len(data) > self.result_limit:
             raise ResultUnserialisable(
-                f"the result of {self.name!r} is {len(data):,} bytes, over the limit of {self._result_limit:,}:"
+                f"the result of {self.name!r} is {len(data):,} bytes, over the limit of {self.result_limit:,}:"
                 " store it elsewhere and return a reference"
             )
         return data
@@ -236,44 +242,21 @@ class Payload:
         try:
             return self._result.validate_json(data, by_name=True)
         except ValidationError as error:
-            text = "; ".join(p["msg"] for p in _described(error, self.secret_result))
+            text = "; ".join(p["msg"] for p in described(error, self.secret_result))
             raise Undecodable(f"the stored result of {self.name!r} does not fit its annotation: {text}") from None
 
     def _problems(self, error: Any) -> list[dict[str, Any]]:
         problems = []
-        for problem in _described(error, False):
+        for problem in described(error, False):
             name = problem["loc"][0] if problem["loc"] else None
             if problem["type"] == "missing" and len(problem["loc"]) == 1:
                 problem["msg"] = "required, but not given"
             elif problem["type"] == "extra_forbidden" and len(problem["loc"]) == 1:
                 problem["msg"] = "no such argument" + did_you_mean(str(name), self._named)
             elif name in self._secrets:
-                problem = _masked(problem)
+                problem = masked(problem)
             problems.append(problem)
         return problems
-
-
-def _described(error: Any, secret: bool) -> list[dict[str, Any]]:
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    return [_masked(problem) if secret else problem for problem in found]
-
-
-def _masked(problem: dict[str, Any]) -> dict[str, Any]:
-    """A user's own validator may quote the value in its message, and a key of a mapping is in the location."""
-    return {"loc": problem["loc"][:1], "type": problem["type"], "msg": "not valid (secret)"}
-
-
-def _no_json(error: Exception) -> dict[str, Any]:
-    if isinstance(error, RecursionError):
-        return {"loc": (), "type": "recursion", "msg": "it refers to itself or is nested too deeply"}
-    text = str(error)
-    if "surrogates not allowed" in text:
-        return {"loc": (), "type": "unicode", "msg": "it has text with half a surrogate pair, which JSON cannot hold"}
-    if "invalid utf-8" in text:
-        message = "it has bytes that are not text where no annotation says bytes, or in a model without ser_json_bytes"
-        return {"loc": (), "type": "bytes", "msg": message}
-    kind = text.split(":", 1)[-1].strip() if "Unable to serialize unknown type" in text else ""
-    return {"loc": (), "type": "no_json", "msg": f"it has no JSON form{f': {kind}' if kind else ''}"}
 
 
 def _definitions(schema: Any) -> tuple[dict[str, Any], Any]:

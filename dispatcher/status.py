@@ -209,7 +209,7 @@ def _ids(ids: _Ids) -> list[UUID]:
 
 
 def change(sql: Sql, asked: Sequence[UUID], actor: str | None) -> Steps[list[Answer]]:
-    """Run ``requests.CANCEL`` or ``RETRY`` for these tasks; one answer for each id, in the order asked."""
+    """Cancel or retry these tasks as one step of something larger; one answer for each id, in the order asked."""
     if not asked:
         return []
     yield requests.LOCK, {"ids": list(asked)}

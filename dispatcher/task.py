@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import update_wrapper
-from typing import Any, Generic, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, Unpack, overload
 from uuid import UUID
 
 from dispatcher.asked import DEFAULT_LANE, DEFAULT_QUEUE, Asked, merge, tries_of
 from dispatcher.call import Call
+from dispatcher.compose import Partial
 from dispatcher.enqueue import enqueue
-from dispatcher.errors import OptionError
+from dispatcher.errors import FlowInvalid, OptionError
 from dispatcher.handle import Task
 from dispatcher.installation import Installation
 from dispatcher.options import CALL_CHECKS, CallOptions, check_options, check_times
+from dispatcher.passing import encode_without, first_parameter, parameters
 from dispatcher.payload import Payload
 from dispatcher.retry import Retry
 from dispatcher.tx import AsyncTx, SyncTx
@@ -24,6 +26,14 @@ __all__ = ["TaskType"]
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C")
+
+
+class Unbound(NamedTuple):
+    """A task type with some of its arguments."""
+
+    task_type: TaskType[Any, Any, Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 class TaskType(Generic[P, R, C]):
@@ -59,6 +69,11 @@ class TaskType(Generic[P, R, C]):
         """Whether its attempts have a time limit when a call says nothing else."""
 
     # what a worker needs --------------------------------------------------------------------------------------------
+
+    @property
+    def home(self) -> Installation:
+        """Where its tasks live."""
+        return self._home
 
     @property
     def queue(self) -> str:
@@ -126,6 +141,30 @@ class TaskType(Generic[P, R, C]):
             asked = self._asked = Asked(self._defaults, self._overrides, payload.secret_names, payload.secret_result)
         data = payload.encode(args, kwargs)
         return Call(self._home, self.name, payload, data, asked, self._defaults, self._overrides)
+
+    def partial(self, *args: Any, **kwargs: Any) -> Unbound:
+        """A call for ``Flow.add`` that lacks what ``takes`` passes to it; checked there."""
+        return Unbound(self, args, kwargs)
+
+    def bind(self, passed: Sequence[str] | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Partial:
+        """A call that gets the arguments ``passed`` (``None``: the first one) from other tasks, for compositions.
+
+        Raises ``FlowInvalid``, ``ArgumentsInvalid`` or ``ArgumentsTooLarge``.
+        """
+        payload = self.payload
+        names = parameters(payload)
+        if passed is None:
+            first = first_parameter(payload)
+            if first is None:
+                raise FlowInvalid(f"{self.name!r} takes no argument, so it cannot take a result: give it as a call")
+            passed = (first,)
+        for name in passed:
+            if name not in names:
+                raise FlowInvalid(f"{self.name!r} has no parameter {name!r} to pass a result to")
+        asked = Asked(self._defaults, self._overrides, payload.secret_names, payload.secret_result)
+        partial = Partial(self._home, self.name, payload, encode_without(payload, passed, args, kwargs), asked)
+        partial.passed = tuple(passed)
+        return partial
 
     def options(self, **options: Unpack[CallOptions]) -> TaskType[P, R, C]:
         """The same task type with these options for the calls made through it.  Raises ``OptionError``."""

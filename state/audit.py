@@ -82,7 +82,8 @@ FROM {s}.tasks t WHERE t.generation > 1
   AND t.generation <> 1 + (SELECT count(*) FROM {s}.task_events e WHERE e.task_id = t.id AND e.from_state IN (7, 8))
 """)
 
-# Claims of the present generation minus the tries given back (12 snoozed, 13 released) are the row's tries.
+# Claims of the present generation minus the tries given back (12 snoozed, 13 released, and those that wait
+# for children) are the row's tries.
 TRIES = Sql("""
 WITH numbered AS (
     SELECT task_id, from_state, to_state, reason,
@@ -90,7 +91,8 @@ WITH numbered AS (
     FROM {s}.task_events
 ), used AS (
     SELECT n.task_id, count(*) FILTER (WHERE n.to_state = 4)
-           - count(*) FILTER (WHERE n.from_state = 4 AND n.to_state IN (2, 3) AND n.reason IN (12, 13)) AS n
+           - count(*) FILTER (WHERE n.from_state = 4 AND ((n.to_state IN (2, 3) AND n.reason IN (12, 13))
+                                                               OR n.to_state = 1)) AS n
     FROM numbered n JOIN {s}.tasks t ON t.id = n.task_id AND t.generation = n.generation GROUP BY 1
 )
 SELECT t.id AS task_id, u.n || ' tries in the events, ' || t.tries || ' in the row, at most ' || t.max_tries AS what

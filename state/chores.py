@@ -19,7 +19,8 @@ SELECT EXISTS (SELECT 1 FROM {s}.outbox),
 # Requests to running tasks with their attempt; tasks that a person's cancel ended (session 0) without, and only once.
 CANCELS = Sql("""
 WITH unsent AS MATERIALIZED (
-    SELECT session_id, task_id FROM {s}.cancel_requests WHERE NOT sent LIMIT 1000 FOR UPDATE SKIP LOCKED
+    SELECT session_id, task_id FROM {s}.cancel_requests WHERE NOT sent AND session_id >= 0
+    LIMIT 1000 FOR UPDATE SKIP LOCKED
 ), asked AS (
     UPDATE {s}.cancel_requests c SET sent = true FROM unsent u
     WHERE c.session_id = u.session_id AND c.task_id = u.task_id AND u.session_id <> 0 RETURNING c.task_id, c.attempt

@@ -57,7 +57,7 @@ SELECT CAST(n AS int), tries, max_tries, type_id, queue_id, args, meta FROM move
 # What became of messages the claim did not return.  ``mine``: an earlier claim of this session whose reply got lost.
 LOOK = Sql("""
 SELECT i.id, i.attempt, t.attempt AS row_attempt, t.state, t.session_id = CAST(:session AS bigint) AS mine,
-       t.type_id = ANY (CAST(:types AS int[])) AS known, q.paused, t.expires_at <= now() AS expired, t.type_id
+       t.type_id = ANY (CAST(:types AS int[])) AS known, q.paused, t.expires_at <= now() AS expired, t.type_id, t.flags
 FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[])) AS i (id, attempt)
 LEFT JOIN {s}.tasks t ON t.id = i.id
 LEFT JOIN {s}.queues q ON q.id = t.queue_id
@@ -93,7 +93,7 @@ WITH locked AS MATERIALIZED (
         reason = CASE WHEN t.created_at + make_interval(secs => CAST(t.meta ->> 'deadline' AS float8)) <= now()
                       THEN 15 ELSE 5 END
     FROM {s}.tasks o JOIN locked l ON l.id = o.id WHERE t.id = l.id
-    RETURNING t.id, t.attempt, t.seq, t.tenant_id, t.queue_id, t.type_id, t.reason, o.state AS from_state
+    RETURNING t.id, t.attempt, t.seq, t.tenant_id, t.queue_id, t.type_id, t.reason, t.flags, o.state AS from_state
 ), event AS (
     INSERT INTO {s}.task_events (task_id, seq, from_state, to_state, reason, attempt)
     SELECT id, seq, from_state, 7, reason, attempt FROM moved
@@ -111,8 +111,11 @@ WITH locked AS MATERIALIZED (
     INSERT INTO {s}.task_counts
     SELECT m.queue_id, d.state, sum(d.n) FROM moved m, LATERAL (VALUES (m.from_state, -1), (7, 1)) AS d (state, n)
     GROUP BY 1, 2
+), released AS MATERIALIZED (
+    SELECT {s}.release(ended.ids) FROM (SELECT array_agg(id) AS ids FROM moved WHERE flags & 16 = 16) ended
+    WHERE ended.ids IS NOT NULL
 )
-SELECT id, attempt FROM moved
+SELECT id, attempt FROM moved LEFT JOIN released ON true
 """)
 
 QUARANTINE = Sql("""

@@ -22,7 +22,11 @@ SELECT t.state, t.reason, t.attempt, t.tries, t.max_tries, t.dispatch, t.flags,
        CASE WHEN t.state = 3 THEN (SELECT min(o.id) FROM {s}.outbox o
            WHERE o.task_id = t.id AND o.attempt = t.attempt AND o.dispatch = t.dispatch) END AS outbox_id,
        (SELECT json_build_array(x.fraction, x.message, extract(epoch FROM x.at)) #>> '{}'
-        FROM {s}.progress x WHERE x.task_id = t.id AND x.attempt = t.attempt) AS progress
+        FROM {s}.progress x WHERE x.task_id = t.id AND x.attempt = t.attempt) AS progress,
+       CASE WHEN t.state = 1 THEN ARRAY(
+           SELECT DISTINCT d.parent_id FROM {s}.deps d LEFT JOIN {s}.tasks p ON p.id = d.parent_id
+           LEFT JOIN {s}.flows f ON f.id = d.parent_id
+           WHERE d.child_id = t.id AND (p.state < 6 OR f.state < 6) ORDER BY 1 LIMIT 10) END AS waits_for
 FROM {s}.tasks t JOIN {s}.queues q ON q.id = t.queue_id
 LEFT JOIN {s}.task_events e ON e.task_id = t.id AND e.seq = t.seq
 WHERE t.id = CAST(:id AS uuid)

@@ -74,6 +74,10 @@ class Reason(IntEnum):
     """Its message was lost or held back and it is sent again."""
     DEADLINE = 15
     """It was not finished by its deadline."""
+    SKIPPED = 16
+    """Its condition did not hold: it was not needed."""
+    CHILDREN = 17
+    """Its handler waits for the tasks it spawned; no try is consumed."""
 
     @property
     def label(self) -> str:
@@ -92,6 +96,10 @@ class Flag(IntFlag):
     """Has rows in ``task_labels``."""
     SECRET_RESULT = 8
     """The result must never be shown to people."""
+    IN_FLOW = 16
+    """Somebody must be told when it ends: its flow, or tasks that wait for it."""
+    HAS_PARENTS = 32
+    """Waits, or waited, for others: has a row in ``joins``."""
 
 
 FINAL: frozenset[State] = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})

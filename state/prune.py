@@ -12,8 +12,11 @@ __all__ = ["PRUNE_SESSION_LOG", "QUEUES", "STOPPED", "SUCCEEDED"]
 
 QUEUES = Sql("SELECT id, name FROM {s}.queues ORDER BY id")
 
-# What may not go yet although its time is over, one line each.  Tasks that others wait for belong here.
-_KEPT = ("t.flags & 2 = 2 AND EXISTS (SELECT FROM {s}.task_keys k WHERE k.task_id = t.id AND k.expires_at > now())",)
+# What may not go yet although its time is over, one line each: whose key still counts, and what is part of a flow.
+_KEPT = (
+    "t.flags & 2 = 2 AND EXISTS (SELECT FROM {s}.task_keys k WHERE k.task_id = t.id AND k.expires_at > now())",
+    "t.flags & 16 = 16 AND EXISTS (SELECT FROM {s}.flow_nodes n WHERE n.node_id = t.id)",
+)
 
 # One entry per queue: where to go on, and how many seconds each state is kept (NULL: for ever).  Nothing that was made
 # later than the shortest of these can have ended before it.  Returns a row per queue that it looked at: its position in

@@ -30,7 +30,8 @@ WITH asked AS MATERIALIZED (
     UPDATE {s}.tasks t SET state = 8, reason = 7, finished_at = clock_timestamp(), seq = t.seq + 1
     FROM found f
     WHERE t.id = f.id AND f.state IN (1, 2, 3, 5) AND t.state = f.state AND t.attempt = f.attempt
-    RETURNING t.id, t.tenant_id, t.queue_id, t.type_id, t.attempt, t.seq, t.finished_at, f.state AS from_state
+    RETURNING t.id, t.tenant_id, t.queue_id, t.type_id, t.attempt, t.seq, t.finished_at, t.flags,
+              f.state AS from_state
 ), flagged AS (
     UPDATE {s}.tasks t SET flags = t.flags | 1
     FROM found f
@@ -56,6 +57,9 @@ WITH asked AS MATERIALIZED (
     INSERT INTO {s}.task_counts
     SELECT m.queue_id, d.state, sum(d.n)
     FROM stopped m, LATERAL (VALUES (CAST(m.from_state AS int), -1), (8, 1)) AS d (state, n) GROUP BY 1, 2
+), released AS MATERIALIZED (
+    SELECT {s}.release(ended.ids) FROM (SELECT array_agg(id) AS ids FROM stopped WHERE flags & 16 = 16) ended
+    WHERE ended.ids IS NOT NULL
 )
 SELECT a.id,
        CASE WHEN s.id IS NOT NULL OR f.state = 8 THEN 'cancelled'
@@ -64,15 +68,17 @@ SELECT a.id,
             ELSE 'too_late' END AS outcome,
        CASE WHEN s.id IS NOT NULL THEN 8 ELSE f.state END AS state
 FROM asked a LEFT JOIN found f ON f.id = a.id LEFT JOIN stopped s ON s.id = a.id LEFT JOIN flagged r ON r.id = a.id
+    LEFT JOIN released ON true
 """)
 
 # A new generation: nothing consumed, no cancel, no expiry (a person wants it run), a new attempt and a new message.
+# A task that still waits for others is not retryable: retry those, and it follows.
 # Returns (id, outcome, state); outcome is 'queued', 'not_retryable' or 'not_found'.
 RETRY = Sql("""
 WITH asked AS MATERIALIZED (
     SELECT DISTINCT id FROM unnest(CAST(:ids AS uuid[])) AS i (id)
 ), found AS MATERIALIZED (
-    SELECT t.id, t.state, t.attempt FROM {s}.tasks t
+    SELECT t.id, t.state, t.reason, t.attempt FROM {s}.tasks t
     WHERE t.id = ANY (CAST(:ids AS uuid[])) ORDER BY t.id FOR NO KEY UPDATE
 ), moved AS (
     UPDATE {s}.tasks t
@@ -81,7 +87,9 @@ WITH asked AS MATERIALIZED (
         finished_at = NULL, result = NULL
     FROM found f
     WHERE t.id = f.id AND f.state IN (7, 8) AND t.state = f.state AND t.attempt = f.attempt
-    RETURNING t.id, t.queue_id, t.lane_id, t.attempt, t.dispatch, t.seq, f.state AS from_state
+      AND CASE WHEN t.flags & 32 = 0 THEN true ELSE NOT EXISTS (
+          SELECT 1 FROM {s}.joins j WHERE j.node_id = t.id AND j.shard = 0 AND j.remaining > 0) END
+    RETURNING t.id, t.queue_id, t.lane_id, t.attempt, t.dispatch, t.seq, t.flags, f.state AS from_state, f.reason
 ), event AS (
     INSERT INTO {s}.task_events (task_id, seq, from_state, to_state, reason, attempt, at, actor)
     SELECT id, seq, from_state, 3, 7, attempt, clock_timestamp(), CAST(:actor AS text) FROM moved
@@ -98,11 +106,16 @@ WITH asked AS MATERIALIZED (
     INSERT INTO {s}.task_counts
     SELECT m.queue_id, d.state, sum(d.n)
     FROM moved m, LATERAL (VALUES (CAST(m.from_state AS int), -1), (3, 1)) AS d (state, n) GROUP BY 1, 2
+), revived AS MATERIALIZED (
+    SELECT {s}.revive(again.ids, again.ends) FROM (
+        SELECT array_agg(id) AS ids, array_agg({s}.task_end(from_state, reason)) AS ends
+        FROM moved WHERE flags & 16 = 16) again
+    WHERE again.ids IS NOT NULL
 )
 SELECT a.id,
        CASE WHEN m.id IS NOT NULL THEN 'queued' WHEN f.id IS NULL THEN 'not_found' ELSE 'not_retryable' END AS outcome,
        CASE WHEN m.id IS NOT NULL THEN 3 ELSE f.state END AS state
-FROM asked a LEFT JOIN found f ON f.id = a.id LEFT JOIN moved m ON m.id = a.id
+FROM asked a LEFT JOIN found f ON f.id = a.id LEFT JOIN moved m ON m.id = a.id LEFT JOIN revived ON true
 """)
 
 # Both return (id, changed) for a known queue and no row for an unknown one.  The row lock makes a park wait.

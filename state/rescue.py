@@ -38,7 +38,7 @@ WITH held AS (
         finished_at = CASE WHEN l.goal >= 6 THEN now() END
     FROM locked l, {s}.tasks o WHERE t.id = l.id AND o.id = l.id
     RETURNING t.id, t.attempt, t.dispatch, t.seq, t.tenant_id, t.queue_id, t.lane_id, t.type_id, t.state, t.reason,
-              o.session_id AS lost
+              t.flags, o.session_id AS lost
 ), event AS (
     INSERT INTO {s}.task_events (task_id, seq, from_state, to_state, reason, attempt, session_id, actor)
     SELECT id, seq, 4, state, reason, attempt - CASE WHEN state = 3 THEN 1 ELSE 0 END, lost, 'rescuer' FROM moved
@@ -60,8 +60,12 @@ WITH held AS (
     SELECT m.queue_id, d.state, sum(d.n)
     FROM moved m, LATERAL (VALUES (4, -1), (CAST(m.state AS int), 1)) AS d (state, n)
     GROUP BY 1, 2
+), released AS MATERIALIZED (
+    SELECT {s}.release(e.ids)
+    FROM (SELECT array_agg(id) AS ids FROM moved WHERE state >= 6 AND flags & 16 = 16) e
+    WHERE e.ids IS NOT NULL
 )
-SELECT id, state FROM moved
+SELECT id, state FROM moved LEFT JOIN released ON true
 """)
 
 # Seconds until the earliest lease ends (may be negative); no row: nobody works.

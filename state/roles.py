@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from state.delete import OWNED
 from state.sql import Sql, check_schema
 
-__all__ = ["ROLES", "SEQUENCES", "TABLES", "check_prefix", "role_statements"]
+__all__ = ["FUNCTIONS", "ROLES", "SEQUENCES", "TABLES", "check_prefix", "role_statements"]
 
 ROLES: Mapping[str, str] = {
     "owner": "owns schema and tables and runs migrations; nothing else logs in as this role",
@@ -39,6 +39,8 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     "publisher": {
         "tasks": f"INSERT, SELECT ({_TASK}, result)",
         **{name: "INSERT" for name in ("task_events", "task_counts", "outbox", "timers", "task_labels")},
+        **{name: "INSERT" for name in ("flow_events", "deps")},
+        **{name: "SELECT, INSERT" for name in ("flows", "flow_nodes", "joins")},
         **{name: "SELECT, INSERT" for name in ("types", "queues", "lanes")},
         "task_keys": "SELECT, INSERT, DELETE",
         "relay_state": "SELECT",
@@ -47,13 +49,15 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     },
     "enqueuer": {},
     "relay": {
-        "tasks": f"SELECT ({_TASK}), UPDATE ({_MOVE}), DELETE",
+        "tasks": f"SELECT ({_TASK}, meta), UPDATE ({_MOVE}, flags), DELETE",
         **_NAMES,
         **{name: "SELECT, DELETE" for name in OWNED},
         "task_events": "SELECT, INSERT, DELETE",
         **{name: _ALL for name in ("outbox", "dispatch_log", "timers", "failures", "parked")},
         "task_counts": "SELECT, INSERT, DELETE",
-        "cancel_requests": "SELECT, UPDATE, DELETE",
+        "cancel_requests": _ALL,
+        "flows": "SELECT, UPDATE, DELETE",
+        **{name: "SELECT, DELETE" for name in ("flow_events", "flow_nodes", "deps", "joins")},
         "sessions": "SELECT, UPDATE, DELETE",
         "claims": "SELECT, DELETE",
         "session_log": "SELECT, DELETE",
@@ -64,7 +68,9 @@ TABLES: Mapping[str, Mapping[str, str]] = {
     "worker": {
         "tasks": f"SELECT, UPDATE ({_MOVE}, result)",
         **_NAMES,
-        **{name: "INSERT" for name in ("task_events", "task_counts", "outbox", "quarantine", "attempt_logs")},
+        **{name: "INSERT" for name in ("task_counts", "outbox", "quarantine", "attempt_logs")},
+        **{name: "SELECT, INSERT" for name in ("task_events", "task_steps")},
+        **{name: "SELECT" for name in ("flows", "flow_nodes", "deps")},
         **{name: _ALL for name in ("sessions", "timers", "parked")},
         "session_log": "SELECT, INSERT",
         "claims": "SELECT, INSERT, DELETE",
@@ -78,6 +84,8 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         **_NAMES,
         **{name: _ALL for name in OWNED},
         "task_events": "SELECT, INSERT, DELETE",
+        **{name: _ALL for name in ("flows", "flow_nodes", "deps", "joins")},
+        "flow_events": "SELECT, INSERT, DELETE",
         "outbox": "SELECT, INSERT",
         "task_counts": "SELECT, INSERT",
         "cancel_requests": "SELECT, INSERT, UPDATE",
@@ -95,7 +103,14 @@ TABLES: Mapping[str, Mapping[str, str]] = {
 """Rights by role and table.  The owner has them all."""
 SEQUENCES = {"outbox_id_seq": ("publisher", "relay", "operator")}
 """How far the outbox is: read by whoever creates tasks, and by the relay."""
-_MAY_ENQUEUE = ("publisher", "enqueuer", "operator")
+FUNCTIONS: Mapping[str, Sequence[str]] = {
+    "enqueue": ("publisher", "enqueuer", "operator"),
+    "release": ("relay", "worker", "operator"),
+    "revive": ("operator",),
+    "complete_task": ("worker",),
+    "suspend_task": ("worker",),
+}
+"""Functions that act with the rights of the owner, and who may call them."""
 _MAY_READ_VIEWS = ("reader", "operator")
 
 _HEAD = """
@@ -156,7 +171,10 @@ def role_statements(schema: str, prefix: str, views: Sequence[str]) -> str:
         lines += [f"GRANT {rights} ON {{s}}.{table} TO {names[role]};" for table, rights in tables.items()]
         if role in _MAY_READ_VIEWS:
             lines.append(f"GRANT SELECT ON {', '.join(f'{{s}}.{view}' for view in views)} TO {names[role]};")
-        if role in _MAY_ENQUEUE:
-            lines.append(f"GRANT EXECUTE ON FUNCTION {{s}}.enqueue TO {names[role]};")
+        lines += [
+            f"GRANT EXECUTE ON FUNCTION {{s}}.{name} TO {names[role]};"
+            for name, who in FUNCTIONS.items()
+            if role in who
+        ]
         lines += [f"GRANT SELECT ON {{s}}.{name} TO {names[role]};" for name, who in SEQUENCES.items() if role in who]
     return Sql("\n".join([*lines, "COMMIT;"])).sqlalchemy(check_schema(schema)) + "\n"

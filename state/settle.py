@@ -1,14 +1,24 @@
 """Settle: write the outcome of attempts.  Guard of every statement here: running ∧ attempt ∧ session.
 
 ``SUCCEED`` is the hot one.  ``LEAVE`` is every other exit from running; each of them goes to ``cancelled`` when a
-cancel was requested, and to ``failed`` when no try is left for another attempt.
+cancel was requested, and to ``failed`` when no try is left for another attempt.  Tasks with flag 16 are part of flows:
+the function ``release`` lets those go on that wait for them, in the same commit.
 """
 
 from __future__ import annotations
 
 from state.sql import Sql
 
-__all__ = ["LEAVE", "LEAVE_LOGGED", "PROGRESS", "SUCCEED", "SUCCEED_LOGGED"]
+__all__ = [
+    "LEAVE",
+    "LEAVE_LOGGED",
+    "LOG",
+    "PROGRESS",
+    "SUCCEED",
+    "SUCCEED_IN_FLOW",
+    "SUCCEED_IN_FLOW_LOGGED",
+    "SUCCEED_LOGGED",
+]
 
 # Returns one row: NULL if every outcome was accepted, otherwise the positions in :ids (from 1) of those that were.
 # Rows that were locked by others are not among them and are tried again.
@@ -18,7 +28,7 @@ WITH locked AS MATERIALIZED (
     FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:results AS bytea[]))
         WITH ORDINALITY AS i (id, attempt, result, n)
     JOIN {s}.tasks t ON t.id = i.id
-    WHERE t.state = 4 AND t.attempt = i.attempt AND t.session_id = CAST(:session AS bigint)
+    WHERE t.state = 4 AND t.attempt = i.attempt AND t.session_id = CAST(:session AS bigint) AND t.flags & 16 = 0
     ORDER BY t.id FOR NO KEY UPDATE OF t SKIP LOCKED
 ), moved AS (
     UPDATE {s}.tasks t
@@ -42,6 +52,15 @@ SELECT CASE WHEN count(*) < cardinality(CAST(:ids AS uuid[])) THEN coalesce(arra
 FROM moved
 """
 SUCCEED = Sql(_SUCCEED)
+
+
+def _in_flow(plain: Sql) -> Sql:
+    """The same for tasks of flows, which the plain statement leaves alone: their dependants are released with them."""
+    guard, end = " AND t.flags & 16 = 0", "FROM moved"
+    assert guard in plain.text and plain.text.endswith(end)
+    told = ", {s}.release(array_agg(id) FILTER (WHERE flags & 16 = 16)) FROM moved"
+    return Sql(plain.text.replace(guard, "").removesuffix(end) + told)
+
 
 # :to is the wanted state: 5 retrying, 2 scheduled (snooze, release with delay), 3 queued (release), 7 failed,
 # 8 cancelled.  :refund gives the try back (snooze and release).  :delay in seconds, ignored where no timer is needed.
@@ -100,8 +119,12 @@ WITH input AS MATERIALIZED (
     SELECT m.queue_id, d.state, sum(d.n)
     FROM moved m, LATERAL (VALUES (4, -1), (CAST(m.state AS int), 1)) AS d (state, n)
     GROUP BY 1, 2
+), released AS MATERIALIZED (
+    SELECT {s}.release(e.ids)
+    FROM (SELECT array_agg(id) AS ids FROM moved WHERE state >= 6 AND flags & 16 = 16) e
+    WHERE e.ids IS NOT NULL
 )
-SELECT id, state FROM moved
+SELECT id, state FROM moved LEFT JOIN released ON true
 """
 LEAVE = Sql(_LEAVE)
 
@@ -116,6 +139,17 @@ _LOGGED = """, logged AS (
 """
 SUCCEED_LOGGED = Sql(_SUCCEED.replace("\nSELECT CASE WHEN count", f"{_LOGGED}SELECT CASE WHEN count"))
 LEAVE_LOGGED = Sql(_LEAVE.replace("\nSELECT id, state", f"{_LOGGED}SELECT id, state"))
+SUCCEED_IN_FLOW, SUCCEED_IN_FLOW_LOGGED = _in_flow(SUCCEED), _in_flow(SUCCEED_LOGGED)
+
+# The log lines of attempts that a transaction of their handler has settled.
+LOG = Sql("""
+INSERT INTO {s}.attempt_logs (task_id, attempt, dropped, lines)
+SELECT g.id, g.attempt, g.dropped, CAST(g.lines AS jsonb)
+FROM unnest(CAST(:log_ids AS uuid[]), CAST(:log_attempts AS int[]), CAST(:log_dropped AS int[]),
+            CAST(:log_lines AS text[])) AS g (id, attempt, dropped, lines)
+JOIN {s}.tasks t ON t.id = g.id
+ON CONFLICT DO NOTHING
+""")
 
 PROGRESS = Sql("""
 INSERT INTO {s}.progress (task_id, attempt, fraction, message)

@@ -1,7 +1,8 @@
 """The tables as SQLAlchemy metadata: what the newest migration makes, for tools and for alembic's comparison.
 
 A test holds the two together, down to the CHECK constraints.  Here are the tasks, their audit trail and the names they
-refer to; ``state.side_tables`` has the rest.  What the shapes are good for stands in the migration.
+refer to; ``state.side_tables`` and ``state.flow_tables`` have the rest.  What the shapes are good for stands in the
+migrations.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from state import side_tables
+from state import flow_tables, side_tables  # noqa: F401 - they fill the metadata
 from state.columns import TIME, check, col, metadata, opt, serial
 from state.machine import LEGAL_MOVES, Reason, State
 from state.sql import DEFAULT_SCHEMA, check_schema
@@ -41,7 +42,7 @@ _REASON_KNOWN = f"reason BETWEEN 1 AND {max(Reason):d}"
 def metadata_for(schema: str = DEFAULT_SCHEMA) -> MetaData:
     """All tables in the given PostgreSQL schema.  Functions and triggers are made by the migrations only."""
     placed = MetaData(schema=check_schema(schema))
-    for table in side_tables.metadata.sorted_tables:
+    for table in metadata.sorted_tables:
         table.to_metadata(placed, schema=schema)
     return placed
 

@@ -59,6 +59,8 @@ class Outcome:
     delay: float = 0.0
     refund: int = 0
     detail: dict[str, Any] | None = None
+    committed: bool = False
+    """The handler's own transaction has written it already: only acknowledge, count and tell."""
 
 
 class Home(Protocol):
@@ -102,6 +104,8 @@ class Attempt:
     """Its slot was given to others although its handler still runs."""
     decided: bool = False
     """Settled, or refused for good."""
+    in_flow: bool = False
+    """Others may wait for its end: it is settled by the statement that lets them go on."""
 
     @property
     def task_id(self) -> UUID:

@@ -26,6 +26,7 @@ from typing import Any
 from uuid import UUID
 
 from dispatcher.app import Dispatcher
+from dispatcher.compose import Composed
 from dispatcher.context import Context, current
 from dispatcher.logs import configure_logging
 from dispatcher.options import Retry
@@ -143,6 +144,8 @@ class Child:
                     raise result.error
             else:
                 result = kind.function(*args, **kwargs)
+            if isinstance(result, Composed):
+                _ = job.context.work  # says why it cannot be handed over from here
             seen = not kind.is_async and job.context.obeyed
             return {"to": int(State.SUCCEEDED), "obeyed": seen}, kind.encode_result(result)
         except asyncio.CancelledError:

@@ -264,7 +264,7 @@ class Claimer:
 
 def _verdict(row: TupleRow) -> str:
     """What became of one delivery: the name of the method that deals with it."""
-    _, attempt, row_attempt, state, mine, known, paused, expired, _ = row
+    _, attempt, row_attempt, state, mine, known, paused, expired, *_ = row
     if row_attempt is None or attempt > row_attempt:
         return "foreign"
     if attempt < row_attempt or state not in (State.QUEUED, State.RUNNING):

@@ -101,6 +101,7 @@ async def run_worker(app: Dispatcher, settings: Settings, **options: Unpack[Work
             os._exit(code)
         return code
     finally:
+        await app.close()
         await bus.close()
 
 

@@ -14,21 +14,22 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from dispatcher.context import Context, current
+from dispatcher.compose import Composed
+from dispatcher.context import current
 from dispatcher.lifecycle import Resource
 from dispatcher.settings import Settings
 from state.machine import Reason, State
 from workers.attempt import Attempt, Outcome, Stop
-from workers.capture import LogLines
+from workers.contexts import Contexts
+from workers.effects import already_committed, returned
+from workers.inputs import Inputs, needs_inputs
 from workers.limits import NONE, Limits, limits_of
-from workers.masked import storable
 from workers.outcome import ProcessDied, outcome_of_error, outcome_of_stop, retry_of, within_deadline
 from workers.processes import Processes
 from workers.threads import Threads
 
 __all__ = ["Executor"]
 
-_LONGEST_PROGRESS = 2000
 _GRACE_SECONDS = 1.0
 """After its limit, what a handler gets to end before its slot is given to others."""
 
@@ -46,11 +47,11 @@ class Executor:
         finished: Callable[[Attempt], None],
         progress: Callable[[Attempt, float, str | None], None],
         too_many_stuck: Callable[[], None],
+        inputs: Inputs,
     ) -> None:
         self.slots = slots
-        self._queue_names, self._resources = queue_names, resources
-        self._finished, self._progress, self._too_many_stuck = finished, progress, too_many_stuck
-        self._log_limits = settings.log_lines, settings.log_bytes
+        self._finished, self._too_many_stuck, self._inputs = finished, too_many_stuck, inputs
+        self._contexts = Contexts(queue_names, settings, resources, progress)
         self._threads = Threads(slots, spare=slots + 1)
         self.processes: Processes | None = None
         """Set by the worker when a task type wants them."""
@@ -66,7 +67,7 @@ class Executor:
     def submit(self, attempts: list[Attempt]) -> None:
         """Start as many as there are free slots; the others start as slots become free."""
         for attempt in attempts:
-            attempt.home = self
+            attempt.home = self._contexts
             self.running[attempt.task_id] = attempt
         self.ready.extend(attempts)
         self._fill()
@@ -87,9 +88,7 @@ class Executor:
         limits, late = NONE, False
         try:
             if attempt.meta or kind.timed:
-                limits = limits_of(attempt)
-                if limits.deadline_at is not None and limits.deadline_at <= attempt.started_at:
-                    raise limits.deadline_over()
+                limits = await self._prepared(attempt)
             if kind.in_process:
                 current.set(attempt)
                 assert self.processes is not None
@@ -99,18 +98,29 @@ class Executor:
                 current.set(attempt)
                 if not kind.is_async:
                     outcome, late = await self._in_thread(attempt, args, kwargs, limits)
-                elif limits.hard_at is None and limits.soft_at is None:
-                    result = await kind.function(*args, **kwargs)
-                    outcome = Outcome(State.SUCCEEDED, result=kind.encode_result(result))
                 else:
-                    result = await self._limited(attempt, args, kwargs, limits)
-                    outcome = Outcome(State.SUCCEEDED, result=kind.encode_result(result))
+                    if limits.hard_at is None and limits.soft_at is None:
+                        result = await kind.function(*args, **kwargs)
+                    else:
+                        result = await self._limited(attempt, args, kwargs, limits)
+                    if isinstance(result, Composed):
+                        result = await attempt().hand_over(result)
+                    outcome = returned(attempt, result)
         except BaseException as error:  # noqa: BLE001 - whatever leaves a handler is an outcome, not our failure
             outcome = self._raised(attempt, error, args, kwargs, limits)
         if limits.deadline_at is not None:
             left = limits.deadline_at - time.monotonic()
             outcome = within_deadline(outcome, left, last_try=attempt.tries >= attempt.max_tries)
         self._end(attempt, outcome, late)
+
+    async def _prepared(self, attempt: Attempt) -> Limits:
+        """How long it may run; afterwards its arguments are complete."""
+        limits = limits_of(attempt)
+        if limits.deadline_at is not None and limits.deadline_at <= attempt.started_at:
+            raise limits.deadline_over()
+        if needs_inputs(attempt):
+            await self._inputs.fill(attempt)
+        return limits
 
     # on the event loop ----------------------------------------------------------------------------------------------
 
@@ -164,9 +174,12 @@ class Executor:
         if soft is not None:
             soft.cancel()
         if done:
-            if attempt.stop is not None and context.obeyed and future.exception() is None:
+            result = future.result()
+            if attempt.stop is not None and context.obeyed and not context.completed:
                 return outcome_of_stop(attempt.stop, None), False
-            return Outcome(State.SUCCEEDED, result=attempt.task_type.encode_result(future.result())), False
+            if isinstance(result, Composed):
+                result = await context.hand_over(result)
+            return returned(attempt, result), False
         future.add_done_callback(partial(self._thread_ended, attempt))
         context.ask_to_stop()
         self._loop.call_later(_GRACE_SECONDS, self._give_slot, attempt)
@@ -180,34 +193,11 @@ class Executor:
 
     # the end of an attempt ------------------------------------------------------------------------------------------
 
-    def make_context(self, attempt: Attempt, /) -> Context:
-        """The context of an attempt that runs here."""
-        return Context(
-            task_id=attempt.task_id,
-            type=attempt.task_type.name,
-            queue=self._queue_names.get(attempt.queue_id, ""),
-            attempt=attempt.number,
-            tries=attempt.tries,
-            max_attempts=attempt.max_tries,
-            headers=attempt.meta.get("headers", {}) if attempt.meta else {},
-            report=partial(self._report, attempt),
-            resources=self._resources,
-            soft_at=attempt.soft_at,
-            hard_at=attempt.hard_at,
-        )
-
-    def make_lines(self, attempt: Attempt, /) -> LogLines:
-        """Where its log lines go."""
-        return LogLines(*self._log_limits, _secrets(attempt))
-
-    def _report(self, attempt: Attempt, fraction: float, message: str | None) -> None:
-        if message is not None:
-            message = storable(str(message), _secrets(attempt))[:_LONGEST_PROGRESS]
-        self._progress(attempt, fraction, message)
-
     def _raised(
         self, attempt: Attempt, error: BaseException, args: tuple[Any, ...], kwargs: dict[str, Any], limits: Limits
     ) -> Outcome:
+        if (committed := already_committed(attempt, error)) is not None:
+            return committed
         if isinstance(error, (asyncio.CancelledError, ProcessDied)) and attempt.stop is not None:
             if attempt.stop is not Stop.TIMEOUT:
                 return outcome_of_stop(attempt.stop, None)
@@ -275,7 +265,7 @@ class Executor:
     def abandon(self, attempt: Attempt) -> None:
         """Settle what does not stop as given back; what its handler does later is ignored."""
         if attempt.outcome is None:
-            attempt.outcome = outcome_of_stop(Stop.RELEASE, None)
+            attempt.outcome = already_committed(attempt, None) or outcome_of_stop(Stop.RELEASE, None)
             self._finished(attempt)
         if attempt.task_type.in_process:
             assert self.processes is not None
@@ -294,7 +284,3 @@ def _restarted(attempt: Attempt) -> Limits:
     """It has got its child process only now."""
     attempt.started_at = time.monotonic()
     return limits_of(attempt)
-
-
-def _secrets(attempt: Attempt) -> list[str]:
-    return attempt.task_type.secret_values(*attempt.task_type.decode(attempt.args))

@@ -17,6 +17,7 @@ from workers.outcome import ProcessDied
 __all__ = ["Process"]
 
 _START_SECONDS = 120.0
+_END_SECONDS = 1.0
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 # by -c and not by -m, which would search the current folder for a package of this name first
 _CODE = "import sys; sys.path[:] = sys.argv[2:]; from workers.child import main; main(int(sys.argv[1]))"
@@ -119,7 +120,12 @@ class Process:
         return code
 
     async def _how_it_ended(self) -> str:
-        self.kill()  # it may only have closed its end of the channel
+        try:
+            # a kill now would take the exit code away from whoever waits for it: asyncio would say 255
+            async with asyncio.timeout(_END_SECONDS):
+                await self._process.wait()
+        except TimeoutError:
+            self.kill()  # it has only closed its end of the channel
         code = await self.ended()
         if self.memory_at_kill is not None:
             return f"the child process used {self.memory_at_kill >> 20} MB of memory, more than it may"

@@ -36,6 +36,7 @@ from workers.executor import Executor
 from workers.holdings import Holdings
 from workers.housekeeping import keep_house
 from workers.inbox import Inbox
+from workers.inputs import Inputs
 from workers.lanes import Lanes
 from workers.lease import LeaseKeeper
 from workers.leaving import Leaving
@@ -79,6 +80,7 @@ class Worker:
         burst: bool = False,
     ) -> None:
         self._app, self._settings, self._bus, self._burst = app, settings, bus, burst
+        app.adopt(settings)
         self.boot_id: UUID = uuid4()
         self.name = name or default_name()
         self._subjects = Subjects(settings.namespace)
@@ -157,9 +159,10 @@ class Worker:
         self.inbox = Inbox(self._bus, self._unreadable, self._may_wait)
         self.sessions = Sessions(self._settings, self._claims, self.name, self.boot_id)
         self.settler = Settler(self._settles, self._bus, self._subjects, self.sessions, self._settled)
+        self._inputs = Inputs(Database(self._settings, "dispatcher worker inputs"))
         self.executor = Executor(
             self.pace.slots, self._queue_names, self._settings, self._app.resources, self.settler.finished,
-            self.settler.progress, self._too_many_stuck,
+            self.settler.progress, self._too_many_stuck, self._inputs,
         )  # fmt: skip
         if any(kind.in_process for kind in self._types.values()):
             self.executor.processes = Processes(
@@ -267,5 +270,6 @@ class Worker:
         if self.sessions.keeper is not None:
             await asyncio.to_thread(self.sessions.keeper.stop)
         await self.executor.close()
+        await self._inputs.close()
         await self._claims.close()
         await self._settles.close()

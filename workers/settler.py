@@ -23,7 +23,7 @@ from dispatcher.database import Database, Transient, pause_before_retry
 from dispatcher.subjects import Subjects
 from dispatcher.wire import encode_settled
 from state import claims, settle
-from state.machine import FINAL, Reason, State
+from state.machine import FINAL, Flag, Reason, State
 from workers.attempt import Attempt, Outcome
 from workers.session import Session
 from workers.sessions import Sessions
@@ -35,6 +35,13 @@ _log = logging.getLogger("dispatcher.settle")
 BATCH = 500
 _PROGRESS_SECONDS = 0.5
 _SKIPPED_SECONDS = 0.005
+_SUCCEED = {
+    ("plain", False): settle.SUCCEED,
+    ("plain", True): settle.SUCCEED_LOGGED,
+    ("in_flow", False): settle.SUCCEED_IN_FLOW,
+    ("in_flow", True): settle.SUCCEED_IN_FLOW_LOGGED,
+}
+"""By what is settled, and whether a handler logged."""
 _WAITING = frozenset({State.BLOCKED, State.SCHEDULED, State.QUEUED, State.RETRYING})
 
 
@@ -127,24 +134,27 @@ class Settler:
         await self._idle.wait()
 
     async def _settle_all(self, batch: list[Attempt]) -> None:
-        groups: dict[tuple[Session, bool], list[Attempt]] = {}
+        groups: dict[tuple[Session, str], list[Attempt]] = {}
         for attempt in batch:
-            assert attempt.outcome is not None
-            groups.setdefault((attempt.session, attempt.outcome.to is State.SUCCEEDED), []).append(attempt)
-        for (session, succeeded), attempts in groups.items():
+            groups.setdefault((attempt.session, _kind(attempt)), []).append(attempt)
+        for (session, kind), attempts in groups.items():
+            if kind == "committed":
+                if logged := _logged(attempts):
+                    await self._database.run(settle.LOG, logged)
+                await self._announce(session, attempts, {a.task_id: a.outcome.to for a in attempts if a.outcome})
+                continue
             done_batches = list(session.done_batches)
-            params = self._params(session, attempts, succeeded)
+            params = self._params(session, attempts, kind != "left")
             params["batches"] = done_batches
-            accepted = await (self._succeed(attempts, params) if succeeded else self._leave(params))
+            accepted = await (self._leave(params) if kind == "left" else self._succeed(attempts, params, kind))
             session.done_batches = session.done_batches[len(done_batches) :]
             settled = attempts
             if len(accepted) < len(attempts):
                 settled = await self._refusals(session, attempts, accepted)
             await self._announce(session, settled, accepted)
 
-    async def _succeed(self, attempts: list[Attempt], params: dict[str, Any]) -> dict[UUID, State]:
-        sql = settle.SUCCEED_LOGGED if "log_ids" in params else settle.SUCCEED
-        [(positions,)] = await self._database.run(sql, params)
+    async def _succeed(self, attempts: list[Attempt], params: dict[str, Any], kind: str) -> dict[UUID, State]:
+        [(positions, *_)] = await self._database.run(_SUCCEED[kind, "log_ids" in params], params)
         taken = attempts if positions is None else [attempts[n - 1] for n in positions]
         return {attempt.delivery.task_id: State.SUCCEEDED for attempt in taken}
 
@@ -159,12 +169,7 @@ class Settler:
             "ids": [attempt.delivery.task_id for attempt in attempts],
             "attempts": [attempt.delivery.attempt for attempt in attempts],
         }
-        logged = [(attempt, *attempt.lines.packed()) for attempt in attempts if attempt.lines is not None]
-        if logged:
-            params["log_ids"] = [attempt.task_id for attempt, _, _ in logged]
-            params["log_attempts"] = [attempt.number for attempt, _, _ in logged]
-            params["log_dropped"] = [dropped for _, dropped, _ in logged]
-            params["log_lines"] = [lines for _, _, lines in logged]
+        params |= _logged(attempts)
         outcomes = [attempt.outcome for attempt in attempts if attempt.outcome is not None]
         if succeeded:
             params["results"] = [outcome.result for outcome in outcomes]
@@ -189,9 +194,10 @@ class Settler:
         rows: dict[UUID, TupleRow] = {row[0]: row for row in await self._database.run(claims.LOOK, params)}
         skipped = set()
         for attempt in left:
-            _, number, row_attempt, state, mine, *_ = rows[attempt.task_id]
+            _, number, row_attempt, state, mine, *_, flags = rows[attempt.task_id]
             if state == State.RUNNING and mine and row_attempt == number:
                 skipped.add(attempt.task_id)
+                attempt.in_flow = bool(flags & Flag.IN_FLOW)
                 self._waiting.append(attempt)
             elif state == State.QUEUED and row_attempt == number:
                 # the claim itself is gone (a database that lost its last commits): the message is needed again
@@ -250,6 +256,30 @@ class Settler:
                 "messages": [item[2] for item in items],
             }
             await self._database.run(settle.PROGRESS, params)
+
+
+def _logged(attempts: list[Attempt]) -> dict[str, Any]:
+    """The parameters with log lines, if there are any."""
+    logged = [(attempt, *attempt.lines.packed()) for attempt in attempts if attempt.lines is not None]
+    if not logged:
+        return {}
+    return {
+        "log_ids": [attempt.task_id for attempt, _, _ in logged],
+        "log_attempts": [attempt.number for attempt, _, _ in logged],
+        "log_dropped": [dropped for _, dropped, _ in logged],
+        "log_lines": [lines for _, _, lines in logged],
+    }
+
+
+def _kind(attempt: Attempt) -> str:
+    """Which statement settles it."""
+    outcome = attempt.outcome
+    assert outcome is not None
+    if outcome.committed:
+        return "committed"
+    if outcome.to is not State.SUCCEEDED:
+        return "left"
+    return "in_flow" if attempt.in_flow or (attempt.meta and "flow" in attempt.meta) else "plain"
 
 
 def _unwritable(error: psycopg.Error) -> dict[str, str]:

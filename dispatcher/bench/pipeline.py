@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -18,8 +19,9 @@ from dispatcher.bench.cpu import Meter
 from dispatcher.bench.errors import BenchError
 from dispatcher.bench.ground import Ground
 from dispatcher.bench.processes import Child, environment, start
-from dispatcher.bench.tasks import app, noop
+from dispatcher.bench.tasks import app, count, noop, step
 from dispatcher.bus import Bus
+from dispatcher.compose import group
 from dispatcher.database import connect
 from dispatcher.errors import BusError
 from dispatcher.settings import Settings
@@ -37,6 +39,10 @@ _PROOF = Sql(
 )
 _LAST_BATCH = Sql("SELECT coalesce(max(batch), 0) FROM {s}.dispatch_log")
 _FIRST_DELETE = Sql("SELECT min(published_at) FROM {s}.dispatch_log WHERE batch > :batch")
+_STARTS = Sql(
+    "SELECT t.started_at FROM {s}.flow_nodes n JOIN {s}.tasks t ON t.id = n.node_id"
+    " WHERE n.flow_id = CAST(:flow AS uuid) ORDER BY n.pos"
+)
 _STALL_SECONDS = 30.0
 _EVENTS_PER_TASK = 3
 _CHUNK = 1000
@@ -103,8 +109,8 @@ class Pipeline:
             }
         )
 
-    async def create(self, tasks: int) -> None:
-        """Create a backlog through the public API, from this process."""
+    async def create(self, tasks: int) -> int:
+        """Create a backlog through the public API, from this process.  No task follows it: 0."""
         url = self.settings.database_url
         assert url is not None
         app.configure(self.settings)
@@ -113,6 +119,33 @@ class Pipeline:
                 calls = [noop.call(number) for number in range(begin, min(tasks, begin + _CHUNK))]
                 await app.enqueue_many(connection, calls)
                 await connection.commit()
+        return 0
+
+    async def create_group(self, tasks: int) -> int:
+        """Create a group of so many tasks, and one that takes their results, in one transaction."""
+        url = self.settings.database_url
+        assert url is not None
+        app.configure(self.settings)
+        async with await psycopg.AsyncConnection.connect(url) as connection:
+            await group(noop.call(number) for number in range(tasks)).then(count).enqueue(connection)
+        return 1
+
+    async def run_chain(self, length: int) -> list[float]:
+        """Run a chain and return the milliseconds from each start to the next."""
+        url = self.settings.database_url
+        assert url is not None
+        app.configure(self.settings)
+        chain = step.call(0).then(step)
+        for _ in range(length - 2):
+            chain = chain.then(step)
+        async with await psycopg.AsyncConnection.connect(url) as connection:
+            task = await chain.enqueue(connection)
+            await connection.commit()
+            await task.wait(length)
+            rows = await connection.execute(_STARTS.psycopg(self.settings.db_schema).encode(), {"flow": task.id})
+            starts = [at async for (at,) in rows]
+        await app.close()
+        return [(after - before).total_seconds() * 1000 for before, after in pairwise(starts)]
 
     async def done(self) -> tuple[int, datetime, int]:
         """Tasks that succeeded so far, and when that was true: by the database's clock and by this machine's."""

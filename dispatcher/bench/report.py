@@ -14,11 +14,21 @@ GOALS: dict[str, dict[str, tuple[float, float]]] = {
     "sustained": {"tasks_per_s": (10_000, 17_000)},
     "single": {"tasks_per_s": (2_000, 3_000)},
     "latency": {"p50_ms": (3, 2), "p99_ms": (10, 4)},
+    "fanout": {"ratio_to_drain": (0.6, 0.8)},
+    "chain": {"p50_ms": (5, 3)},
     "idle": {"worker_statements": (0, 0), "statements_per_minute": (6, 6)},
 }
 """Floor and goal of each figure, on two cores."""
-_SHAPE = ("workers", "tasks", "concurrency", "clients", "rate", "seconds")
-_MORE = {"drain": (), "sustained": (), "single": (), "latency": ("max_ms", "samples"), "idle": ("relay_statements",)}
+_SHAPE = ("workers", "tasks", "length", "concurrency", "clients", "rate", "seconds")
+_MORE = {
+    "drain": (),
+    "sustained": (),
+    "single": (),
+    "latency": ("max_ms", "samples"),
+    "fanout": ("tasks_per_s",),
+    "chain": ("p99_ms",),
+    "idle": ("relay_statements",),
+}
 
 
 def with_goals(result: dict[str, Any]) -> dict[str, Any]:

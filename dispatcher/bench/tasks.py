@@ -11,7 +11,7 @@ from typing import BinaryIO
 from dispatcher.app import Dispatcher
 from dispatcher.context import context
 
-__all__ = ["MARKS", "app", "mark", "noop"]
+__all__ = ["MARKS", "app", "count", "mark", "noop", "step"]
 
 MARKS = "DISPATCHER_BENCH_MARKS"
 """The environment variable that names the folder where handlers note their start."""
@@ -22,6 +22,18 @@ app = Dispatcher("bench")
 @app.task(name="bench.noop")
 async def noop(number: int, text: str = "an order of ordinary size, about 60 B") -> None:
     """Do nothing: what is left is the dispatcher's own cost."""
+
+
+@app.task(name="bench.count")
+async def count(results: list[None]) -> int:
+    """What comes after a group."""
+    return len(results)
+
+
+@app.task(name="bench.step")
+async def step(number: int) -> int:
+    """One link of a chain."""
+    return number + 1
 
 
 @app.task(name="bench.mark")

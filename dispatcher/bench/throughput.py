@@ -13,7 +13,7 @@ from dispatcher.bench.pipeline import Pipeline, open_pipeline
 from dispatcher.bench.processes import environment, start
 from dispatcher.bench.rounds import medians, say, spread, throughput
 
-__all__ = ["drain", "single", "sustained"]
+__all__ = ["drain", "drain_once", "single", "sustained"]
 
 _PER_TRANSACTION = 500
 _HEAR_SECONDS = 600.0
@@ -23,7 +23,7 @@ Round = Callable[[Pipeline, int], Awaitable[dict[str, Any]]]
 
 async def drain(ground: Ground, *, tasks: int, workers: int, concurrency: int, rounds: int) -> dict[str, Any]:
     """A backlog that waits in the outbox, from the relay's first delete to the last settle's commit."""
-    return await _measure(ground, "drain", _drain, tasks, workers, concurrency, rounds)
+    return await _measure(ground, "drain", drain_once, tasks, workers, concurrency, rounds)
 
 
 async def sustained(ground: Ground, *, tasks: int, workers: int, concurrency: int, rounds: int) -> dict[str, Any]:
@@ -79,22 +79,27 @@ async def _measure(
         }
 
 
-async def _drain(pipeline: Pipeline, tasks: int) -> dict[str, Any]:
-    """The relay, warm and asleep, is frozen while the backlog is made, so that no delete can come too early."""
+async def drain_once(
+    pipeline: Pipeline, tasks: int, create: Callable[[int], Awaitable[int]] | None = None
+) -> dict[str, Any]:
+    """The relay, warm and asleep, is frozen while the backlog is made, so that no delete can come too early.
+
+    ``create`` makes the backlog and says how many tasks come after it.
+    """
     assert pipeline.relay is not None
     await pipeline.until_calm()
     done, _, _ = await pipeline.done()
     batch = await pipeline.last_batch()
     pipeline.relay.freeze()
     try:
-        await pipeline.create(tasks)
+        more = await (create or pipeline.create)(tasks) or 0
         if await pipeline.waiting() != tasks or await pipeline.in_stream():
             raise BenchError("the backlog does not wait in the outbox as it should")
         meter = pipeline.meter()
         meter.start()
     finally:
         pipeline.relay.thaw()
-    ended, _ = await pipeline.until_done(done + tasks)
+    ended, _ = await pipeline.until_done(done + tasks + more)
     begun = await pipeline.first_delete(batch)
     await pipeline.until_calm()  # the acknowledgements' CPU belongs to the tasks too
     return throughput(meter, tasks, (ended - begun).total_seconds())

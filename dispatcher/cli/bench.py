@@ -1,4 +1,4 @@
-"""``dispatcher bench drain|sustained|single|latency|idle``: measure on real servers; never judges.
+"""``dispatcher bench drain|sustained|single|latency|fanout|chain|idle``: measure on real servers; never judges.
 
 Exit code 0 when something was measured, 1 when it could not be.
 """
@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dispatcher.bench import flows as flow_bench
 from dispatcher.bench import latency as latency_bench
 from dispatcher.bench import report, throughput
 from dispatcher.bench.ground import Ground, stand_on
@@ -127,6 +128,33 @@ def latency(
         database_url, nats_url, json,
         lambda ground: latency_bench.latency(
             ground, by=by.value, rate=rate, seconds=seconds, workers=workers, concurrency=concurrency, rounds=rounds
+        ),
+    )  # fmt: skip
+
+
+@app.command()
+def fanout(
+    tasks: Tasks = 100_000, workers: Workers = 1, concurrency: Concurrency = 100, rounds: Rounds = 3,
+    database_url: DatabaseUrl = None, nats_url: NatsUrl = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Drain one large group with a task that takes its results, against a drain of the same size."""
+    _run(
+        database_url, nats_url, json,
+        lambda ground: flow_bench.fanout(ground, tasks=tasks, workers=workers, concurrency=concurrency, rounds=rounds),
+    )  # fmt: skip
+
+
+@app.command()
+def chain(
+    length: Annotated[int, typer.Option("--length", min=2, help="Tasks of the chain.")] = 1000,
+    workers: Workers = 1, concurrency: Concurrency = 100, rounds: Rounds = 3,
+    database_url: DatabaseUrl = None, nats_url: NatsUrl = None, json: Json = False,
+) -> None:  # fmt: skip
+    """Measure a chain, from the start of each task to the start of the next."""
+    _run(
+        database_url, nats_url, json,
+        lambda ground: flow_bench.chain(
+            ground, length=length, workers=workers, concurrency=concurrency, rounds=rounds
         ),
     )  # fmt: skip
 

@@ -31,6 +31,7 @@ _CODES = {
     "RevisionUnknown": USAGE,
     "UnknownTask": NOT_FOUND,
     "TaskNotFound": NOT_FOUND,
+    "FlowNotFound": NOT_FOUND,
     "KeyConflict": CONFLICT,
     "NotCommitted": CONFLICT,
     "NotFinished": CONFLICT,

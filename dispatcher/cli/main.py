@@ -31,6 +31,7 @@ COMMANDS: dict[str, Place] = {
     "worker": Place("workers.cli", "command", "Run tasks of an application."),
     "relay": Place("dispatcher.cli.relay", "command", "Carry committed tasks to the stream; run timers and rescue."),
     "enqueue": Place("dispatcher.cli.enqueue", "command", "Create one task."),
+    "flows": Place("dispatcher.cli.flows", "app", "Show, cancel and retry chains, groups and flows."),
     "tasks": Place("dispatcher.cli.tasks", "app", "List, show, explain, follow, retry, cancel and delete tasks."),
     "queues": Place("dispatcher.cli.queues", "app", "List, pause and resume queues."),
     "workers": Place("dispatcher.cli.workers", "app", "See which workers are there; drain and stop them."),

@@ -58,7 +58,7 @@ def _no_fence() -> None:
     from state import settle
 
     for sql in (settle.SUCCEED, settle.LEAVE):
-        _cut(sql, " AND t.attempt = i.attempt AND t.session_id = CAST(:session AS bigint)\n", "\n")
+        _cut(sql, " AND t.attempt = i.attempt AND t.session_id = CAST(:session AS bigint)")
 
 
 def _rescue_everybody() -> None:
@@ -107,8 +107,8 @@ RETURNING seq
     settler = import_module("workers.settler").Settler
     succeed = settler._succeed
 
-    async def two_steps(self: Any, attempts: Any, params: dict[str, Any]) -> Any:
-        accepted = await succeed(self, attempts, params)
+    async def two_steps(self: Any, attempts: Any, params: dict[str, Any], kind: str) -> Any:
+        accepted = await succeed(self, attempts, params, kind)
         await asyncio.sleep(0.02)
         await self._database.run(later, {"session": params["session"], "ids": list(accepted)})
         return accepted

@@ -45,7 +45,9 @@ def _absent(facts: Facts) -> Cause:
 
 
 def _blocked(facts: Facts, row: Mapping[str, Any], live: Live | None) -> Iterator[Cause]:
-    yield Cause(Code.BLOCKED, "it waits for other tasks to end", since=row["moved_at"])
+    ids = [str(id) for id in row["waits_for"]]
+    text = f"it waits for other tasks or flows to end: {', '.join(ids)}" if ids else "it waits for other tasks to end"
+    yield Cause(Code.BLOCKED, text, row["moved_at"], {"waits_for": ids})
 
 
 def _waits(facts: Facts, row: Mapping[str, Any], live: Live | None) -> Iterator[Cause]:

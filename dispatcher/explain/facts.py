@@ -20,6 +20,7 @@ _NAMES = (
     "state", "reason", "attempt", "tries", "max_attempts", "dispatch", "flags", "created_at", "due_at", "expires_at",
     "started_at", "finished_at", "now", "type", "queue", "stream", "paused", "paused_at", "paused_by", "lane_id",
     "lane", "gate", "worker", "boot_id", "lease_until", "moved_at", "actor", "detail", "error", "outbox_id", "progress",
+    "waits_for",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from dispatcher.bus import Bus
 from dispatcher.database import Database
 from dispatcher.subjects import Subjects
 from dispatcher.wire import encode_cancel, encode_settled
-from state import chores, claims, counts, requests, timers
+from state import chores, claims, counts, flows, requests, timers
 from state.machine import State
 from state.sql import Sql
 
@@ -65,7 +65,7 @@ class Chores:
 
         A lost message is no lost cancel: the renewal of the worker's session returns the same requests.
         """
-        total = 0
+        total = await self._stop_flows()
         while rows := await self._database.run(chores.CANCELS):
             running = [(row[0], row[1]) for row in rows if row[1] is not None]
             ended = [(row[0], int(State.CANCELLED)) for row in rows if row[1] is None]
@@ -75,6 +75,23 @@ class Chores:
                 await self._bus.publish(self._subjects.settled, encode_settled(ended))
             total += len(rows)
         return total
+
+    async def _stop_flows(self) -> int:
+        """Cancel what is not wanted any more, because a part of its flow has failed."""
+        total = 0
+        while True:
+            await self._database.run(_BEGIN)
+            try:
+                [(found, ids)] = await self._database.run(flows.STOPS)
+                if ids:
+                    await self._database.run(requests.LOCK, {"ids": ids})
+                    total += len(await self._database.run(requests.CANCEL, {"ids": ids, "actor": "flow"}))
+                await self._database.run(_COMMIT)
+            except BaseException:
+                await self._database.close()
+                raise
+            if not found:
+                return total
 
     async def unpark(self) -> int:
         """Send on parked tasks whose gate is open again."""

@@ -20,6 +20,7 @@ from dispatcher.settings import Settings
 from dispatcher.streams.config import StreamsConfig
 from state import prune
 from state.delete import DELETE_FINISHED
+from state.flows import FORGET
 from state.machine import State
 from state.sql import Sql
 
@@ -29,6 +30,7 @@ _log = logging.getLogger("dispatcher.pruner")
 
 STEP = 500
 """Tasks that one transaction looks at and may remove: some 10 ms of the database's time."""
+_FLOWS = 20
 PASS_SECONDS = 600.0
 _FIRST_SECONDS = 60.0
 _REST = 2.0
@@ -65,6 +67,8 @@ class Pruner:
         """Remove everything that is due now, or with ``dry_run`` only count it.  Raises ``psycopg.Error``."""
         queues = {number: name for number, name in await self._database.run(prune.QUEUES)}
         pruned: Pruned = Counter()
+        if not dry_run:
+            await self._forget_flows(queues)
         for walk, states in ((prune.SUCCEEDED, (State.SUCCEEDED,)), (prune.STOPPED, (State.FAILED, State.CANCELLED))):
             asked = {
                 number: [self._keep(name, state) if state in states else None for state in KEPT]
@@ -77,6 +81,14 @@ class Pruner:
             while await self._database.run(prune.PRUNE_SESSION_LOG, {"keep": keep_names, "most": STEP}):
                 pass
         return pruned
+
+    async def _forget_flows(self, queues: dict[int, str]) -> None:
+        """Flows of which every part is past its time go first; then their tasks are like any others."""
+        params: dict[str, Any] = {"queues": list(queues), "most": _FLOWS, "low": _NOTHING}
+        for state in KEPT:
+            params[state.label] = [self._keep(name, state) for name in queues.values()]
+        while gone := await self._database.run(FORGET, params):
+            params["low"] = gone[-1][0]
 
     def _keep(self, queue: str, state: State) -> float | None:
         return keep(self._settings, self._streams, queue, state)

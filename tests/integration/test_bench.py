@@ -69,6 +69,13 @@ def test_latency_is_measured(servers: Servers, tmp_path: Path) -> None:
     assert 0 < result["p50_ms"] <= result["p99_ms"] <= result["max_ms"]
 
 
+def test_flows_are_measured(servers: Servers, tmp_path: Path) -> None:
+    fanout = measure(servers, tmp_path, "fanout", "--tasks", "300")
+    assert fanout["ratio_to_drain"] > 0 and fanout["tasks_per_s"] > 0
+    chain = measure(servers, tmp_path, "chain", "--length", "20")
+    assert 0 < chain["p50_ms"] <= chain["p99_ms"] and chain["rounds"][0]["hops"] == 19
+
+
 def test_idle_is_measured(servers: Servers, tmp_path: Path) -> None:
     result = measure(servers, tmp_path, "idle", "--seconds", "2")
     assert result["workers"] == 2

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import psycopg
 import pytest
@@ -18,6 +17,7 @@ from dispatcher.explain.answer import Code
 from dispatcher.streams.ensure import ensure_stream
 from dispatcher.subjects import Subjects
 from state.ids import new_id
+from state.machine import State
 from tests.fixtures.apps import app, deaf_plain, flaky, hold, later, measured, nap, note, raising, stranger
 from tests.fixtures.fleet import Fleet, until
 from workers import housekeeping, runtime
@@ -283,22 +283,13 @@ async def it_has_ended(asked: Asked) -> None:
 
 @case(Code.BLOCKED)
 async def it_waits_for_others(asked: Asked) -> None:
-    id = new_id()
-    insert_blocked(asked.fleet, id)
-    await asked.becomes(id, "blocked")
-
-
-def insert_blocked(fleet: Fleet, id: UUID) -> None:
-    """As the statement that makes a task with parents will write it."""
-    fleet.enqueue(note.call(1))
-    fleet.rows(
-        "WITH made AS (INSERT INTO dispatcher.tasks"
-        " (id, queue_id, lane_id, type_id, state, max_tries, created_at, args)"
-        " SELECT %s, queue_id, lane_id, type_id, 1, 3, now(), args FROM dispatcher.tasks RETURNING id, queue_id),"
-        " event AS (INSERT INTO dispatcher.task_events (task_id, seq, to_state, attempt) SELECT id, 1, 1, 1 FROM made)"
-        " INSERT INTO dispatcher.task_counts SELECT queue_id, 1, 1 FROM made RETURNING 1",
-        id,
-    )
+    with asked.fleet.connection.transaction():
+        note.call(1).then(note).enqueue(asked.fleet.connection)
+    ids = {row["state"]: row["id"] for row in asked.fleet.rows("SELECT id, state FROM dispatcher.tasks")}
+    causes = await asked.becomes(ids[State.BLOCKED], "blocked")
+    assert causes["blocked"]["facts"]["waits_for"] == [str(ids[State.QUEUED])]
+    [view] = asked.fleet.rows("SELECT id, waits_for FROM dispatcher.v_waiting WHERE waits_for <> 'relay'")
+    assert view == {"id": ids[State.BLOCKED], "waits_for": "tasks"}
 
 
 @pytest.mark.parametrize("name", sorted(CASES))

@@ -89,6 +89,13 @@ async def test_the_whole_system_runs_under_the_roles_and_over_tls(
         assert await task.wait(timeout=30) == 42
         for each in (keyed, *many):
             await each.wait(timeout=30)
+        with publisher.transaction():
+            chain = note.call(2).then(note).enqueue(publisher)
+            unserved = note.options(queue="unserved", expires=0.1).enqueue(publisher, 1)
+        assert await chain.wait(timeout=30) == 8
+        await asyncio.to_thread(cli, secured, "operator", "flows", "show", str(chain.id))
+        with pytest.raises(TaskFailed, match="expiry"):
+            await unserved.wait(timeout=30)
         enqueuer.execute("SELECT dispatcher.enqueue('note', '{\"value\": 77}')")
         await until(lambda: [line for line in ledger(tmp_path, "ran") if line.endswith("\t77")], 15)
         with publisher.transaction():

@@ -36,6 +36,10 @@ GOOD: dict[str, dict[str, Any]] = {
     "task_labels": {"kind": 1, "value": "vip", "task_id": ID},
     "progress": {"task_id": ID, "attempt": 1, "fraction": 0.5},
     "attempt_logs": {"task_id": ID, "attempt": 1, "dropped": 0, "lines": "[]"},
+    "task_steps": {"task_id": ID, "name": "pay", "attempt": 1, "result": b"1"},
+    "flows": {"id": ID, "root_id": ID, "kind": 1, "total": 2},
+    "deps": {"parent_id": ID, "child_id": ID, "rule": 1},
+    "joins": {"node_id": ID, "shard": 0, "is_flow": False, "remaining": 1},
 }
 RUNNING = {"state": 4, "tries": 1, "started_at": NOW, "session_id": 1}
 SUCCEEDED = {"state": 6, "tries": 1, "started_at": NOW, "finished_at": NOW}
@@ -97,6 +101,13 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("attempt_logs_dropped_counts", "attempt_logs", {"dropped": -1}),
     ("attempt_logs_lines_listed", "attempt_logs", {"lines": "{}"}),
     ("deletions_count_positive", "deletions", {"deleted": -1}),
+    ("task_steps_name_length", "task_steps", {"name": ""}),
+    ("flows_kind_known", "flows", {"kind": 5}),
+    ("flows_state_known", "flows", {"state": 3, "finished_at": NOW}),
+    ("flows_final_has_time", "flows", {"state": 6}),
+    ("deps_rule_known", "deps", {"rule": 4}),
+    ("joins_counts", "joins", {"remaining": -1}),
+    ("joins_counts", "joins", {"bad": -1}),
 ]
 
 

@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?:^|\$ |&& |; |\(| )dispatcher ([a-z]+)(?: ([a-z]+(?:-[a-z]+)*))?([^`\n)|]*)")
-GROUPS = {"export", "tasks", "queues", "workers", "streams", "migrate", "config", "bench", "drill"}
+GROUPS = {"export", "tasks", "flows", "queues", "workers", "streams", "migrate", "config", "bench", "drill"}
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 

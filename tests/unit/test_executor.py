@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dispatcher.database import Database
 from dispatcher.settings import Settings
 from state.ids import new_id
 from state.machine import Reason, State
@@ -18,6 +19,7 @@ from tests.fixtures import kinds
 from tests.fixtures.apps import LEDGER
 from workers.attempt import Attempt, Delivery, Outcome, Stop
 from workers.executor import Executor
+from workers.inputs import Inputs
 from workers.processes import Processes
 from workers.session import Session
 
@@ -33,7 +35,7 @@ class Bench:
         self._changed = asyncio.Event()
         self.executor = Executor(
             slots, {1: "default"}, settings, kinds.app.resources, self._finished, lambda *said: self.said.append(said),
-            self._too_many,
+            self._too_many, Inputs(Database(settings, "test")),
         )  # fmt: skip
         self.executor.processes = Processes(kinds.app, settings, {1: "default"}, lambda *said: None, None)
 

@@ -88,6 +88,15 @@ def test_stored_numbers_never_change() -> None:
         "released",
         "redispatched",
         "deadline",
+        "skipped",
+        "children",
     ]
-    assert [int(reason) for reason in Reason] == list(range(1, 16))
-    assert {flag.name: int(flag) for flag in Flag} == {"CANCEL": 1, "KEYED": 2, "LABELLED": 4, "SECRET_RESULT": 8}
+    assert [int(reason) for reason in Reason] == list(range(1, 18))
+    assert {flag.name: int(flag) for flag in Flag} == {
+        "CANCEL": 1,
+        "KEYED": 2,
+        "LABELLED": 4,
+        "SECRET_RESULT": 8,
+        "IN_FLOW": 16,
+        "HAS_PARENTS": 32,
+    }

@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 from pydantic import BaseModel, SecretStr
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
 from dispatcher import (
@@ -19,6 +19,8 @@ from dispatcher import (
     Call,
     Cancel,
     Dispatcher,
+    Flow,
+    FlowInfo,
     Resource,
     Retry,
     RetryIn,
@@ -27,6 +29,8 @@ from dispatcher import (
     Task,
     TaskInfo,
     TaskType,
+    context,
+    group,
 )
 
 
@@ -145,3 +149,42 @@ def render(page: int) -> bytes:
 
 def generic(task_type: TaskType[[int], Receipt, Receipt], session: Session) -> Task[BaseModel]:
     return task_type.enqueue(session, 1)
+
+
+@app.task
+async def ship(receipt: Receipt, address: str) -> str:
+    return address
+
+
+@app.task
+def total(receipts: list[Receipt]) -> int:
+    return len(receipts)
+
+
+def compositions(session: Session) -> None:
+    chain = charge.call(1).then(ship, address="x")
+    assert_type(chain.enqueue(session), Task[str])
+    both = group(charge.call(1), charge.options(queue="q").call(2))
+    assert_type(both.enqueue(session), Task[list[Receipt]])
+    assert_type(both.then(total).enqueue(session), Task[int])
+    assert_type(group(charge.call(i) for i in range(3)).then(total).enqueue(session), Task[int])
+    assert_type(group(both, both).enqueue(session), Task[list[list[Receipt]]])
+    assert_type(both.on_failure(thumbnail.call("a")).then(total).enqueue(session), Task[int])
+    flow = Flow("order").add("a", charge.call(1)).add("b", ship.partial(address="x"), takes={"receipt": "a"})
+    assert_type(flow.enqueue(session), Task[dict[str, Any]])
+    assert_type(app.flows.get(session, flow.enqueue(session).id), FlowInfo)
+
+
+async def effects(engine: AsyncEngine) -> Receipt:
+    receipt = Receipt(order_id=1)
+    async with context().transaction(engine) as session:
+        assert_type(session, AsyncSession)
+        await charge.enqueue(session, 1)
+        return context().returns(receipt)
+
+
+async def steps() -> list[Receipt]:
+    async with context().step("once") as step:
+        if not step.done:
+            step.result = 1
+    return await context().gather("parts", charge.call(1), charge.call(2))

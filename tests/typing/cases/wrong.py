@@ -7,10 +7,11 @@ from typing import Any
 
 import psycopg
 from pydantic import BaseModel
+from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from dispatcher import Dispatcher, Retry
+from dispatcher import Dispatcher, Retry, Task, context, group
 
 
 class Receipt(BaseModel):
@@ -23,6 +24,11 @@ app = Dispatcher("shop")
 @app.task(queue="billing")
 async def charge(order_id: int, *, currency: str = "EUR") -> Receipt:
     return Receipt(order_id=order_id)
+
+
+@app.task
+async def ship(receipt: Receipt, address: str) -> str:
+    return address
 
 
 @app.task
@@ -72,3 +78,20 @@ def no_policy() -> None: ...
 
 Retry(max_attempt=3)  # error: misspelt option
 RUN_AT: datetime = charge.call(1).enqueue  # error: a method
+
+
+def compositions(session: Session) -> None:
+    charge.call(1).then(thumbnail)  # error: a Receipt is no file name
+    charge.call(1).then(ship, adress="x")  # error: misspelt argument
+    charge.call(1).then(ship)  # error: an argument is missing
+    group(charge.call(1)).then(ship, address="x")  # error: a list of Receipts is no Receipt
+    group(charge, charge)  # error: task types are no calls
+    charge.call(1).then(ship.call(1))  # error: its first argument is no number
+    value: Task[int] = charge.call(1).then(ship, address="x").enqueue(session)  # error: the result is text
+    print(value)
+
+
+async def asynchronous_compositions(session: AsyncSession) -> None:
+    group(charge.call(1)).enqueue(session)  # error: not awaited
+    with context().transaction(create_engine("")) as sync:
+        sync.executee()  # error: no such method of a Session
