@@ -63,6 +63,42 @@ def ledger(home: Path, what: str) -> list[str]:
     return [line for line in (home / "ledger").read_text().splitlines() if line.startswith(f"{what}\t")]
 
 
+async def _run_cancel_retry_and_pause(secured: Secured, home: Path, publisher: Any, enqueuer: Any, reader: Any) -> None:
+    enqueuer.execute("SELECT dispatcher.enqueue('note', '{\"value\": 77}')")
+    await until(lambda: [line for line in ledger(home, "ran") if line.endswith("\t77")], 15)
+    with publisher.transaction():
+        held = hold.enqueue(publisher, "gate")
+    await until(lambda: ledger(home, "start"), 15)
+    running = reader.execute("SELECT type FROM dispatcher.v_running").fetchall()
+    assert running == [("hold",)]
+    await asyncio.to_thread(cli, secured, "operator", "tasks", "cancel", str(held.id))
+    await until(lambda: ledger(home, "stopped"), 10)
+    with pytest.raises(TaskCancelled):
+        await held.wait(timeout=10)
+    with publisher.transaction():
+        broken = picky.enqueue(publisher, "key")
+    with pytest.raises(TaskFailed, match="KeyError"):
+        await broken.wait(timeout=10)
+    await asyncio.to_thread(cli, secured, "operator", "tasks", "retry", str(broken.id))
+    await asyncio.to_thread(cli, secured, "operator", "queues", "pause", "default")
+    with publisher.transaction():
+        paused = note.enqueue(publisher, 99)
+    parked = "SELECT waits_for FROM dispatcher.v_waiting WHERE id = %s"
+    await until(lambda: reader.execute(parked, [paused.id]).fetchall() == [("resume",)], 15)
+    await asyncio.to_thread(cli, secured, "operator", "queues", "resume", "default")
+    assert await paused.wait(timeout=30) == 198
+
+
+def _nobody_speaks_in_plain(secured: Secured, admin: Any) -> None:
+    if secured.database_has_tls:
+        in_plain = admin.execute(
+            "SELECT a.usename, a.application_name FROM pg_stat_activity a JOIN pg_stat_ssl s USING (pid)"
+            " WHERE a.usename LIKE %s AND NOT s.ssl",
+            [f"{secured.prefix}%"],
+        ).fetchall()
+        assert in_plain == []
+
+
 async def test_the_whole_system_runs_under_the_roles_and_over_tls(
     secured: Secured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,29 +132,7 @@ async def test_the_whole_system_runs_under_the_roles_and_over_tls(
         await asyncio.to_thread(cli, secured, "operator", "flows", "show", str(chain.id))
         with pytest.raises(TaskFailed, match="expiry"):
             await unserved.wait(timeout=30)
-        enqueuer.execute("SELECT dispatcher.enqueue('note', '{\"value\": 77}')")
-        await until(lambda: [line for line in ledger(tmp_path, "ran") if line.endswith("\t77")], 15)
-        with publisher.transaction():
-            held = hold.enqueue(publisher, "gate")
-        await until(lambda: ledger(tmp_path, "start"), 15)
-        running = reader.execute("SELECT type FROM dispatcher.v_running").fetchall()
-        assert running == [("hold",)]
-        await asyncio.to_thread(cli, secured, "operator", "tasks", "cancel", str(held.id))
-        await until(lambda: ledger(tmp_path, "stopped"), 10)
-        with pytest.raises(TaskCancelled):
-            await held.wait(timeout=10)
-        with publisher.transaction():
-            broken = picky.enqueue(publisher, "key")
-        with pytest.raises(TaskFailed, match="KeyError"):
-            await broken.wait(timeout=10)
-        await asyncio.to_thread(cli, secured, "operator", "tasks", "retry", str(broken.id))
-        await asyncio.to_thread(cli, secured, "operator", "queues", "pause", "default")
-        with publisher.transaction():
-            paused = note.enqueue(publisher, 99)
-        parked = "SELECT waits_for FROM dispatcher.v_waiting WHERE id = %s"
-        await until(lambda: reader.execute(parked, [paused.id]).fetchall() == [("resume",)], 15)
-        await asyncio.to_thread(cli, secured, "operator", "queues", "resume", "default")
-        assert await paused.wait(timeout=30) == 198
+        await _run_cancel_retry_and_pause(secured, tmp_path, publisher, enqueuer, reader)
         capsys.readouterr()
         await asyncio.to_thread(cli, secured, "operator", "workers", "list", "--json")
         assert len(json.loads(capsys.readouterr().out)["workers"]) == 1
@@ -127,13 +141,7 @@ async def test_the_whole_system_runs_under_the_roles_and_over_tls(
         await asyncio.to_thread(cli, secured, "relay", "prune")  # what its leader does by itself
         for view in VIEW_NAMES:
             reader.execute(f"SELECT * FROM dispatcher.{view}")
-        if secured.database_has_tls:
-            in_plain = admin.execute(
-                "SELECT a.usename, a.application_name FROM pg_stat_activity a JOIN pg_stat_ssl s USING (pid)"
-                " WHERE a.usename LIKE %s AND NOT s.ssl",
-                [f"{secured.prefix}%"],
-            ).fetchall()
-            assert in_plain == []
+        _nobody_speaks_in_plain(secured, admin)
     await app.close()
     with psycopg.connect(secured.admin_url, autocommit=True) as connection:
         assert_sound(connection)
