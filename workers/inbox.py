@@ -22,6 +22,8 @@ __all__ = ["Inbox", "deliveries_of"]
 
 _FIRST_DELAY, _LONGEST_DELAY, _SATURATED_DELAY = 0.002, 0.064, 1.0
 _SATURATED_AFTER = 1.0
+_LEAVING_DELAY = 0.25
+_SILENCE_SECONDS, _SILENCE_TRIES = 0.02, 10
 
 
 def deliveries_of(reply: str) -> int:
@@ -83,13 +85,29 @@ class Inbox:
     async def _refuse(self, message: Message) -> None:
         self.refused += 1
         if self.closed:
-            await self._bus.nak([message.reply], 0)
+            await self._bus.nak([message.reply], _LEAVING_DELAY)
             return
         now = time.monotonic()
         self._full_since = self._full_since or now
         longest = _SATURATED_DELAY if now - self._full_since > _SATURATED_AFTER else _LONGEST_DELAY
         delay = min(longest, _FIRST_DELAY * 2 ** min(deliveries_of(message.reply) - 1, 16))
         await self._bus.nak([message.reply], delay * random.uniform(0.75, 1.25))
+
+    async def close(self) -> None:
+        """Refuse what waits and whatever comes; return when nothing is on its way here any more, or 0.2 s later.
+
+        The server loses sight of a message that it pushes into a group whose last member has just left: it would come
+        again after its ack_wait only.  So all that is refused while we leave is refused for a moment (0.25 s), and
+        only in the silence after that we unsubscribe.  Where others of the group go on, nothing is lost without it.
+        """
+        self.closed = True
+        for delivery in self.take(len(self)):
+            await self._bus.nak(delivery.replies, _LEAVING_DELAY)
+        for _ in range(_SILENCE_TRIES):
+            before = self.refused
+            await asyncio.sleep(_SILENCE_SECONDS)
+            if self.refused == before:
+                return
 
     def find(self, task_id: UUID) -> Delivery | None:
         """The delivery of that task which waits here, if one does."""

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from dispatcher.bus import Bus
 from workers.attempt import Stop
 from workers.claimer import Claimer
 from workers.control import Patience
@@ -26,10 +25,8 @@ _LAST_SECONDS = 2.0
 class Leaving:
     """Works on the pieces of one worker."""
 
-    def __init__(
-        self, bus: Bus, lanes: Lanes, inbox: Inbox, claimer: Claimer, executor: Executor, settler: Settler
-    ) -> None:
-        self._bus, self._lanes, self._inbox = bus, lanes, inbox
+    def __init__(self, lanes: Lanes, inbox: Inbox, claimer: Claimer, executor: Executor, settler: Settler) -> None:
+        self._lanes, self._inbox = lanes, inbox
         self._claimer, self._executor, self._settler = claimer, executor, settler
 
     async def when_empty(self, outbox_waits: Callable[[], Awaitable[bool]]) -> None:
@@ -44,12 +41,8 @@ class Leaving:
         """Receive no more, refuse what waits, finish what runs, give back the rest without consuming a try."""
         executor = self._executor
         _log.info("draining: %d tasks held", len(executor.running))
-        self._inbox.closed = True
+        await self._inbox.close()
         await self._lanes.leave()
-        while waiting := self._inbox.take(1_000_000):
-            for delivery in waiting:
-                await self._bus.nak(delivery.replies, 0)
-            await self._claimer.quiet.wait()
         await self._claimer.quiet.wait()
         for attempt in list(executor.ready):
             executor.stop_one(attempt, Stop.RELEASE)

@@ -179,7 +179,7 @@ class Worker:
             lambda: self.pace.want + self.claimer.away, self._cancel,
             Control(self._bus, self.name, self.boot_id, self.drain, self.stop).asked,
         )  # fmt: skip
-        self._leaving = Leaving(self._bus, self.lanes, self.inbox, self.claimer, self.executor, self.settler)
+        self._leaving = Leaving(self.lanes, self.inbox, self.claimer, self.executor, self.settler)
         self._measure.watch(self.executor, self.inbox, self.claimer, self._presence)
 
     def is_ready(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from types import SimpleNamespace
 from typing import Any, cast
@@ -97,11 +98,16 @@ async def test_another_attempt_is_another_delivery() -> None:
     assert [delivery.attempt for delivery in rig.inbox.take(5)] == [1, 2]
 
 
-async def test_a_closed_inbox_gives_everything_back_at_once() -> None:
+async def test_a_closing_inbox_gives_everything_back_for_a_moment_until_nothing_comes() -> None:
     rig = Rig(5)
-    rig.inbox.closed = True
-    await rig.inbox.receiver(1)(message(1))
-    assert [delay for _, delay in rig.bus.naks] == [0]
+    receive = rig.inbox.receiver(1)
+    await receive(message(1))
+    closing = asyncio.ensure_future(rig.inbox.close())
+    await asyncio.sleep(0)
+    await receive(message(2))  # on its way when we began to leave: the server must not push it into nowhere
+    await closing
+    assert [delay for _, delay in rig.bus.naks] == [0.25, 0.25]
+    assert len(rig.inbox) == 0 and rig.inbox.refused == 1
 
 
 async def test_a_foreign_message_never_waits_here() -> None:
