@@ -12,6 +12,7 @@ import psycopg
 from psycopg.rows import TupleRow, tuple_row
 
 from dispatcher.errors import ConfigurationError
+from dispatcher.one_trip import OneTrip
 from dispatcher.settings import Settings
 from state.sql import Sql
 
@@ -30,6 +31,7 @@ Transient = (
 # Custom plans flip to a hash join over the whole table at 500 to 1,000 ids on analysed tables of 20 to 40 thousand rows
 # and halve the throughput (10.3 against 21.3 thousand tasks a second, reference measurement).
 _OPTIONS = "-c plan_cache_mode=force_generic_plan"
+_BEGIN, _ROLLBACK = Sql("BEGIN"), Sql("ROLLBACK")
 _ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20000}
 
 
@@ -68,6 +70,7 @@ class Database:
     def __init__(self, settings: Settings, name: str, **extra: str) -> None:
         self._settings, self._name, self._extra = settings, name, extra
         self._connection: psycopg.AsyncConnection[TupleRow] | None = None
+        self._trip: OneTrip | None = None
         self._lock = asyncio.Lock()
         self.schema = settings.db_schema
 
@@ -75,6 +78,7 @@ class Database:
         """The open connection.  Raises one of ``Transient`` when the server is away."""
         if self._connection is None or self._connection.closed:
             self._connection = await connect(self._settings, self._name, **self._extra)
+            self._trip = OneTrip(self._connection, self.schema)
         return self._connection
 
     async def run(self, sql: Sql, params: Mapping[str, Any] | None = None) -> list[TupleRow]:
@@ -88,6 +92,23 @@ class Database:
             await cursor.execute(sql.psycopg(self.schema), params)
             result = cursor.pgresult  # not cursor.description: that would describe every column anew, 6 µs a time
             return await cursor.fetchall() if result is not None and result.nfields else []
+
+    async def begin(self, sql: Sql, params: Mapping[str, Any]) -> list[TupleRow]:
+        """Begin a transaction with this statement, in one round trip, and return its rows.
+
+        The caller ends the transaction, also when this raises.
+        """
+        return await self._in_one_trip((_BEGIN, {}), (sql, params))
+
+    async def rollback(self) -> None:
+        """Undo what :meth:`begin` began.  psycopg's own way would forget every prepared statement."""
+        await self._in_one_trip((_ROLLBACK, {}))
+
+    async def _in_one_trip(self, *statements: tuple[Sql, Mapping[str, Any]]) -> list[TupleRow]:
+        async with self._lock:
+            await self.connection()
+            assert self._trip is not None
+            return await self._trip.run(*statements)
 
     async def close(self) -> None:
         """Give the connection back to the server; the next ``run`` opens a new one."""

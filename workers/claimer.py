@@ -105,7 +105,7 @@ class Claimer:
         params["batch"] = number
         session.claiming += 1
         try:
-            rows = await self._database.run(claims.CLAIM, params)
+            rows = await self._database.run(claims.CLAIM if len(batch) > 1 else claims.CLAIM_ONE, params)
         except Transient:
             await self._read_again(session, batch)
             raise

@@ -75,8 +75,8 @@ def moved(steps: Protocol, move: str, sql: Sql, session: int, tasks: list[UUID],
     ids, attempts = list(tasks), [ask.attempt for _, ask in rows]
     before = read(steps)
     params: dict[str, Any] = {"session": session, "ids": ids, "attempts": attempts}
-    if move == "claim":
-        steps.run(sql, **params, batch=1, types=steps.types())
+    if move.startswith("claim"):
+        claim(steps, sql, params, size=1 if move == "claim one" else len(ids))
     elif move == "settle":
         steps.run(sql, **params, results=[b"1"] * len(ids), batches=[])
     elif move == "expire":
@@ -98,12 +98,20 @@ def moved(steps: Protocol, move: str, sql: Sql, session: int, tasks: list[UUID],
     return {n for n, task in enumerate(tasks) if after[task] != before[task]}
 
 
+def claim(steps: Protocol, sql: Sql, params: dict[str, Any], size: int) -> None:
+    types = steps.types()
+    for n in range(0, len(params["ids"]), size):
+        some = {name: params[name][n : n + size] for name in ("ids", "attempts")}
+        steps.run(sql, **params | some, batch=n, types=types)
+
+
 def read(steps: Protocol) -> dict[UUID, Any]:
     return dict(steps.sql("SELECT id, (state, attempt, dispatch, tries, seq) FROM dispatcher.tasks"))
 
 
 STATEMENTS = {
     "claim": claims.CLAIM,
+    "claim one": claims.CLAIM_ONE,
     "settle": settle.SUCCEED,
     "expire": claims.EXPIRE,
     "rescue": rescue.GIVE_BACK,
@@ -143,7 +151,7 @@ def disagreements(steps: Protocol, move: str, sql: Sql, session: int, tasks: lis
     with suppress(Undo), steps.connection.transaction():
         changed = moved(steps, move, sql, session, tasks, rows)
         raise Undo
-    return [case for n, case in enumerate(rows) if (n in changed) != allowed(move, *case)]
+    return [case for n, case in enumerate(rows) if (n in changed) != allowed(move.removesuffix(" one"), *case)]
 
 
 def test_statements_move_exactly_what_the_table_of_guards_allows(steps: Protocol) -> None:

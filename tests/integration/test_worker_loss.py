@@ -110,7 +110,7 @@ def _lose_answer(monkeypatch: pytest.MonkeyPatch, statement: Sql) -> list[int]:
 
 async def test_a_claim_whose_answer_is_lost_is_adopted(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a single try it would otherwise fail although it never started."""
-    lost = _lose_answer(monkeypatch, claims.CLAIM)
+    lost = _lose_answer(monkeypatch, claims.CLAIM_ONE)
     await fleet.relay()
     await fleet.worker()
     task = fleet.enqueue(apps.note.options(max_attempts=1).call(4))

@@ -1,0 +1,79 @@
+"""Two statements in one round trip: rows, errors, lost connections and cancellation leave the connection usable."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from dispatcher.database import Database, Transient
+from dispatcher.settings import Settings
+from state.sql import Sql
+
+PID = Sql("SELECT pg_backend_pid(), CAST(:a AS bigint), CAST(:b AS text), now() < clock_timestamp()")
+COMMIT = Sql("COMMIT")
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    database = Database(Settings(database_url=database_url), "one trip")
+    yield database
+    await database.close()
+
+
+async def status(database: Database) -> str:
+    return (await database.connection()).info.transaction_status.name
+
+
+async def test_a_transaction_begins_with_the_rows_of_its_first_statement(database: Database) -> None:
+    first = await database.begin(PID, {"a": 1 << 40, "b": "x%'"})
+    assert first[0][1:] == (1 << 40, "x%'", True)
+    assert await status(database) == "INTRANS"
+    await database.run(COMMIT)
+    again = await database.begin(PID, {"a": 2, "b": None})  # prepared by now
+    await database.rollback()
+    assert again[0][:3] == (first[0][0], 2, None)
+    assert (await database.begin(PID, {"a": 3, "b": ""}))[0][0] == first[0][0]
+    await database.run(COMMIT)
+    assert await status(database) == "IDLE"
+
+
+async def test_an_error_is_raised_as_itself_and_the_next_trip_works(database: Database) -> None:
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        await database.begin(Sql("SELECT 1 / CAST(:a AS int)"), {"a": 0})
+    assert await status(database) == "INERROR"
+    await database.rollback()
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        await database.begin(Sql("SELECT * FROM {s}.no_such_table"), {})
+    await database.rollback()
+    assert (await database.begin(PID, {"a": 1, "b": "x"}))[0][1] == 1
+    await database.run(COMMIT)
+
+
+async def test_a_connection_that_ends_on_the_way_is_opened_again(database: Database) -> None:
+    with pytest.raises(Transient):
+        await database.begin(Sql("SELECT pg_terminate_backend(pg_backend_pid())"), {})
+    assert (await database.begin(PID, {"a": 1, "b": "x"}))[0][1] == 1
+    await database.run(COMMIT)
+
+
+async def test_a_cancelled_trip_leaves_a_usable_connection(database: Database, database_url: str) -> None:
+    """The server is told to stop, and its answer is not taken for that of the next statement."""
+    trip = asyncio.create_task(database.begin(Sql("SELECT pg_sleep(CAST(:s AS float8))"), {"s": 60}))
+    with psycopg.connect(database_url, autocommit=True) as other:
+        sleeping: list[Any] = []
+        async with asyncio.timeout(30):
+            while not sleeping:
+                await asyncio.sleep(0)
+                sleeping = other.execute(
+                    "SELECT 1 FROM pg_stat_activity WHERE application_name = 'one trip' AND wait_event = 'PgSleep'"
+                ).fetchall()
+    trip.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await trip
+    await database.rollback()
+    assert (await database.begin(PID, {"a": 1, "b": "x"}))[0][1] == 1
+    await database.run(COMMIT)
