@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from dispatcher.errors import ConfigurationError
 from dispatcher.settings import Settings
 
 __all__ = ["login_options", "wants_tls"]
+
+_JWT, _SEED = b"BEGIN NATS USER JWT", b"BEGIN USER NKEY SEED"
 
 
 def wants_tls(settings: Settings) -> bool:
@@ -30,16 +33,14 @@ def login_options(settings: Settings) -> dict[str, Any]:
     if len(chosen) > 1:
         raise ConfigurationError(f"{' and '.join(chosen)} exclude each other: NATS takes one login")
     options: dict[str, Any] = {"inbox_prefix": settings.nats_inbox_prefix}
-    if settings.nats_creds is not None:
-        options["user_credentials"] = str(_readable("nats_creds", settings.nats_creds))
-    if settings.nats_nkey is not None:
-        options["nkeys_seed"] = str(_readable("nats_nkey", settings.nats_nkey))
+    if settings.nats_creds is not None or settings.nats_nkey is not None:
+        if not _has_nkeys():
+            raise ConfigurationError(f"{chosen[0]} needs the package nkeys: pip install 'jetstream-dispatcher[nkeys]'")
+        options |= _key_login(settings)
     if settings.nats_user is not None:
         options |= {"user": settings.nats_user, "password": settings.nats_password or ""}
     if settings.nats_token is not None:
         options["token"] = settings.nats_token
-    if ("user_credentials" in options or "nkeys_seed" in options) and not _has_nkeys():
-        raise ConfigurationError(f"{chosen[0]} needs the package nkeys: pip install 'jetstream-dispatcher[nkeys]'")
     if wants_tls(settings):
         options["tls"] = _context(settings)
     return options
@@ -74,6 +75,35 @@ def _readable(name: str, path: Path) -> Path:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigurationError(f"DISPATCHER_{name.upper()}={path} cannot be read: {reason}") from None
+
+
+def _key_login(settings: Settings) -> dict[str, Any]:
+    """The option that names the file, after a look into it: what is wrong with it nats-py does not say."""
+    if settings.nats_nkey is not None:
+        seed = _readable("nats_nkey", settings.nats_nkey).read_bytes().strip()
+        _check_seed("nats_nkey", settings.nats_nkey, seed)
+        return {"nkeys_seed": str(settings.nats_nkey)}
+    assert settings.nats_creds is not None
+    path = _readable("nats_creds", settings.nats_creds)
+    pairs = list(pairwise(path.read_bytes().split(b"\n")))
+    jwt, seed = (next((after for line, after in pairs if mark in line), b"") for mark in (_JWT, _SEED))
+    if not (jwt and seed):  # without the first of them nats-py would read on for ever
+        raise ConfigurationError(
+            f"DISPATCHER_NATS_CREDS={path} is no .creds file: it needs a USER JWT and a USER NKEY SEED, as of nsc"
+        )
+    _check_seed("nats_creds", path, seed)
+    return {"user_credentials": str(path)}
+
+
+def _check_seed(name: str, path: Path, seed: bytes) -> None:
+    from nkeys import NkeysError, from_seed
+
+    try:
+        from_seed(bytearray(seed))
+    except (NkeysError, ValueError):
+        raise ConfigurationError(
+            f"DISPATCHER_{name.upper()}={path} holds no nkey seed: a line that begins with SU"
+        ) from None
 
 
 def _has_nkeys() -> bool:

@@ -78,6 +78,28 @@ def test_logins_and_trust(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("setting", "text", "message"),
+    [
+        ("nats_nkey", "SUnothing", "DISPATCHER_NATS_NKEY=.*/file holds no nkey seed: a line that begins with SU"),
+        ("nats_nkey", "", "holds no nkey seed"),
+        ("nats_creds", "anything", "DISPATCHER_NATS_CREDS=.*/file is no .creds file: it needs a USER JWT"),
+        (
+            "nats_creds",
+            "--BEGIN NATS USER JWT--\nx\n--BEGIN USER NKEY SEED--\nSUx\n",
+            "CREDS=.*/file holds no nkey seed",
+        ),
+    ],
+)
+def test_a_file_that_holds_no_login_is_refused_and_not_shown(
+    setting: str, text: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(ConfigurationError, match=message) as error:
+        login_options(Settings().model_copy(update={setting: tmp_path / "file"}))
+    assert not text or text not in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"nats_user": "u", "nats_token": "t"}, "DISPATCHER_NATS_USER and DISPATCHER_NATS_TOKEN exclude each other"),
