@@ -17,13 +17,18 @@ SELECT EXISTS (SELECT 1 FROM {s}.outbox),
 """)
 
 # Requests to running tasks with their attempt; tasks that a person's cancel ended (session 0) without, and only once.
+# Requests to sessions that are gone only make room: a rescue has the blind spot of a settle (see state.sessions).
 CANCELS = Sql("""
 WITH unsent AS MATERIALIZED (
     SELECT session_id, task_id FROM {s}.cancel_requests WHERE NOT sent AND session_id >= 0
     LIMIT 1000 FOR UPDATE SKIP LOCKED
 ), asked AS (
     UPDATE {s}.cancel_requests c SET sent = true FROM unsent u
-    WHERE c.session_id = u.session_id AND c.task_id = u.task_id AND u.session_id <> 0 RETURNING c.task_id, c.attempt
+    WHERE c.session_id = u.session_id AND c.task_id = u.task_id
+      AND EXISTS (SELECT 1 FROM {s}.sessions s WHERE s.id = u.session_id) RETURNING c.task_id, c.attempt
+), lost AS (
+    DELETE FROM {s}.cancel_requests c
+    WHERE c.session_id > 0 AND NOT EXISTS (SELECT 1 FROM {s}.sessions s WHERE s.id = c.session_id)
 ), ended AS (
     DELETE FROM {s}.cancel_requests c USING unsent u
     WHERE c.session_id = 0 AND u.session_id = 0 AND c.task_id = u.task_id RETURNING c.task_id

@@ -28,12 +28,17 @@ WITH renewed AS (
 SELECT r.id, c.task_id, c.attempt FROM renewed r LEFT JOIN {s}.cancel_requests c ON c.session_id = r.id
 """)
 
-# Only an idle session may go: what it still holds would otherwise be running for ever.
+# Only an idle session may go: what it still holds would otherwise be running for ever.  With it go the cancel requests
+# that its settles left: one that was committed between a settle's snapshot and its lock is seen by the lock alone.
 CLOSE = Sql("""
 WITH done AS (
     DELETE FROM {s}.claims WHERE session_id = CAST(:session AS bigint) AND batch = ANY (CAST(:batches AS bigint[]))
+), gone AS (
+    DELETE FROM {s}.sessions s WHERE s.id = CAST(:session AS bigint) AND NOT EXISTS (
+        SELECT 1 FROM {s}.claims c WHERE c.session_id = s.id AND c.batch <> ALL (CAST(:batches AS bigint[])))
+    RETURNING id
+), asked AS (
+    DELETE FROM {s}.cancel_requests WHERE session_id IN (SELECT id FROM gone)
 )
-DELETE FROM {s}.sessions s WHERE s.id = CAST(:session AS bigint) AND NOT EXISTS (
-    SELECT 1 FROM {s}.claims c WHERE c.session_id = s.id AND c.batch <> ALL (CAST(:batches AS bigint[])))
-RETURNING id
+SELECT id FROM gone
 """)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import psycopg
 import pytest
 
 from state.machine import State
+from state.sessions import CLOSE
+from state.settle import SUCCEED
+from state.sql import Sql
 from tests.fixtures.fleet import assert_sound
+from tests.fixtures.patience import PATIENCE, until_blocking
 from tests.integration.protocol_steps import Protocol
 from workers.claimer import _verdict as verdict_of
 
@@ -233,8 +238,6 @@ def test_overlapping_settles_in_opposite_order_do_not_deadlock(steps: Protocol, 
     def settle(order: list[object]) -> None:
         with psycopg.connect(database_url, autocommit=True) as connection:
             mine = Protocol(connection)
-            from state.settle import SUCCEED
-
             try:
                 mine.run(
                     SUCCEED,
@@ -256,3 +259,37 @@ def test_overlapping_settles_in_opposite_order_do_not_deadlock(steps: Protocol, 
     while any(steps.state(task) is State.RUNNING for task in tasks):
         for task in tasks:
             steps.succeed(session, task, 1)
+
+
+def test_a_cancel_that_commits_while_its_task_is_settled_leaves_nothing_behind(
+    steps: Protocol, database_url: str
+) -> None:
+    """The settle locks the row in its newest version, and reads the requests as they were before: a blind spot."""
+    stop, place = "SELECT pg_advisory_xact_lock(7)", "FROM unnest(CAST(:ids AS uuid[])"
+    assert SUCCEED.text.count(place) == 1
+    stopped = Sql(SUCCEED.text.replace(place, place.replace("unnest", f"({stop}) AS held CROSS JOIN unnest")))
+    session, task = steps.open(), steps.create()
+    steps.claim(session, task)
+    params = {"session": session, "ids": [task], "attempts": [1], "results": [b"1"], "batches": [1]}
+    with psycopg.connect(database_url, autocommit=True) as other, ThreadPoolExecutor(1) as thread:
+        steps.sql("SELECT pg_advisory_lock(7)")
+        settling = thread.submit(Protocol(other).run, stopped, **params)
+        until_blocking(lambda: steps.sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+        assert steps.cancel(task) == ["cancel_requested"]
+        steps.sql("SELECT pg_advisory_unlock(7)")
+        assert settling.result(PATIENCE) == [(None,)]
+    assert steps.state(task) is State.SUCCEEDED
+    left = "SELECT session_id FROM dispatcher.cancel_requests"
+    assert steps.sql(left) == [(session,)]  # nobody paid for a second look; the end of the busy period takes it away
+    assert steps.run(CLOSE, session=session, batches=[]) == [(session,)]
+    assert steps.sql(left) == []
+
+
+def test_requests_to_sessions_that_are_gone_are_taken_away_by_the_leader(steps: Protocol) -> None:
+    session, task = steps.open(), steps.create()
+    steps.claim(session, task)
+    steps.sql("INSERT INTO dispatcher.cancel_requests VALUES (%s, %s, 1), (%s, %s, 1)", 10**9, task, 10**9 + 1, task)
+    steps.sql("UPDATE dispatcher.cancel_requests SET sent = true WHERE session_id = %s", 10**9)
+    assert steps.cancel(task) == ["cancel_requested"]
+    assert steps.cancels() == [(task, 1)]  # the one that somebody can hear
+    assert steps.sql("SELECT session_id, sent FROM dispatcher.cancel_requests") == [(session, True)]
