@@ -53,6 +53,7 @@ class Waiting:
         self._database.schema = schema
         self._waits: dict[bytes, set[Future[Outcome]]] = {}
         self._due: set[bytes] = set()
+        self._listens = self._looks = False
         self._pid = os.getpid()
         self._broken = False
         self._loop = asyncio.new_event_loop()
@@ -67,6 +68,11 @@ class Waiting:
     def usable(self) -> bool:
         """Whether waits can be added."""
         return not self._broken and self._pid == os.getpid()
+
+    @property
+    def calm(self) -> bool:
+        """Whether it listens, and has looked at everything it should: what ends from now on is heard of, not found."""
+        return self._listens and not self._due and not self._looks
 
     def watch(self, task_id: UUID) -> Future[Outcome]:
         """A future with the outcome; fails with ``TaskNotFound`` at once when there is no such (committed) task."""
@@ -127,6 +133,7 @@ class Waiting:
             bus.on_reconnect.append(self._look_at_all)
             await bus.subscribe(self._subject, self._announced)
             self._look_at_all()
+            self._listens = True
             await bus.closed.wait()
             raise BusError(503, 0, "the connection of the waiting thread was closed")
         finally:
@@ -146,6 +153,7 @@ class Waiting:
         while True:
             await self._work.wait()
             self._work.clear()
+            self._looks = True
             keys = [key for key in self._due if key in self._waits]
             self._due.clear()
             for start in range(0, len(keys), _BATCH):
@@ -164,6 +172,7 @@ class Waiting:
                     known = translated(error, self._database.schema)
                     for key in batch:
                         self._settle(key, known or error)
+            self._looks = False
 
     async def _read(self, keys: list[bytes]) -> None:
         rows = await self._database.run(OUTCOMES, {"ids": [UUID(bytes=key) for key in keys]})

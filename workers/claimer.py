@@ -202,11 +202,15 @@ class Claimer:
             )
 
     async def _unknown_type(self, session: Session, deliveries: list[Delivery]) -> None:
-        """No code for it here: give it to another worker, without haste and without a write."""
+        """No code for it here: give it to another worker, without haste and without a write.
+
+        The server chooses whom it goes to next, and may choose those without the code many times in a row: the delay
+        grows slowly, so that one worker in ten that knows the type is found within half a minute.
+        """
         self.counts["unknown_type"] += len(deliveries)
         now = time.monotonic()
         for delivery in deliveries:
-            delay = min(30.0, deliveries_of(delivery.reply) * random.uniform(1.0, 2.0))
+            delay = min(30.0, max(1.0, deliveries_of(delivery.reply) / 4) * random.uniform(1.0, 2.0))
             self._away[delivery.task_id] = now + delay + 1.0
             await self._bus.nak(delivery.replies, delay)
 

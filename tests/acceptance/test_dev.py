@@ -18,6 +18,7 @@ import pytest
 
 from dispatcher.dev.beacon import Beacon, found
 from state.errors import DispatcherError
+from tests.fixtures.patience import until_blocking
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TASKS = """
@@ -161,7 +162,7 @@ def test_killed_worker_is_started_again_and_the_running_task_finishes_at_the_fir
     # the worker's own start, not ours: it leaves a mark when the handler runs
     napping = dispatcher(dev.folder, "enqueue", "tasks.nap", "seconds=1.5", "--queue", "slow")
     task = napping.stdout.split()[0]
-    wait_for_file(dev.folder / "napping")
+    until_blocking((dev.folder / "napping").exists)
     assert dev.stop() == 0
     again = Dev(dev.folder, "tasks:app")
     try:
@@ -172,15 +173,6 @@ def test_killed_worker_is_started_again_and_the_running_task_finishes_at_the_fir
         again.stop()
         assert again.process.stdout is not None
         again.process.stdout.close()
-
-
-def wait_for_file(path: Path) -> None:
-    deadline = threading.Event()
-    for _ in range(400):
-        if path.exists():
-            return
-        deadline.wait(0.05)
-    raise AssertionError(f"{path} did not appear")
 
 
 def test_example_shop_runs_on_dev(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import re
 import signal
 import subprocess
 import sysconfig
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from tests.acceptance.test_wheel import environment, wheel
+from tests.fixtures.patience import until_blocking
 
 __all__ = ["environment", "wheel"]
 
@@ -88,11 +88,8 @@ def serving(folder: Path, env: dict[str, str]) -> Iterator[Path]:
             ["bash", "-c", f"exec {SERVING}"], cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
     try:
-        deadline = time.monotonic() + SECONDS
-        while "Ctrl-C lets" not in output.read_text():
-            assert process.poll() is None, output.read_text()
-            assert time.monotonic() < deadline, output.read_text()
-            time.sleep(0.05)
+        until_blocking(lambda: "Ctrl-C lets" in output.read_text() or process.poll() is not None, SECONDS, str(output))
+        assert process.poll() is None, output.read_text()
         yield output
         process.send_signal(signal.SIGINT)
         assert process.wait(SECONDS) == 0, output.read_text()

@@ -13,6 +13,7 @@ from dispatcher.embedded import EmbeddedServers
 from dispatcher.errors import BusUnavailable
 from dispatcher.settings import Settings
 from tests.fixtures.fleet import until
+from tests.fixtures.patience import PATIENCE
 
 pytestmark = pytest.mark.filterwarnings(  # nats-py drops the stream of a failed reconnect without closing it
     "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -30,9 +31,9 @@ async def test_a_batch_whose_connection_breaks_is_given_up_at_once(own_servers: 
         await asyncio.to_thread(own_servers.kill_nats)
         await asyncio.to_thread(own_servers.restart_nats)
         with pytest.raises(BusUnavailable, match="broke before everything was confirmed"):
-            await asyncio.wait_for(storing, 20)
+            await asyncio.wait_for(storing, PATIENCE)
         await until(lambda: bus.connected)
-        await bus.store([("x.1", b"", "id")], timeout=10)
+        await bus.store([("x.1", b"", "id")], timeout=PATIENCE)
         assert (await bus.api("STREAM.INFO.x"))["state"]["messages"] == 1
     finally:
         await bus.close()

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from dispatcher import Dispatcher
 from dispatcher.errors import TaskFailed
 from tests.fixtures.fleet import Fleet, until
+from tests.fixtures.patience import PATIENCE
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "flows.md"
 
@@ -43,10 +44,10 @@ async def test_the_examples_of_the_page_run(fleet: Fleet) -> None:
             app = names["app"]
             app.configure(fleet.settings)
             if worker is not None:
-                await until(lambda: fleet.count("tasks", "state < 6") == 0, 10)
+                await until(lambda: fleet.count("tasks", "state < 6") == 0)
                 await fleet.stop(worker)
         with pytest.raises(TaskFailed):
-            await names["task"].wait(10)
+            await names["task"].wait(PATIENCE)
         assert fleet.rows("SELECT balance FROM accounts")[0]["balance"] == 10 + 5 - 1
     finally:
         if app is not None:

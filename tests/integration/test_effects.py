@@ -21,6 +21,7 @@ from dispatcher.handle import Task
 from tests.fixtures import flow_apps
 from tests.fixtures.fleet import Fleet, until
 from tests.fixtures.flow_apps import ACCOUNTS, app, balances
+from tests.fixtures.patience import PATIENCE
 from tests.integration.protocol_steps import Protocol
 
 
@@ -46,7 +47,7 @@ async def test_effect_end_and_follow_up_are_one_commit(bank: Fleet, kind: Any) -
     await bank.relay()
     await bank.worker(app)
     task = bank.enqueue(kind.call(5))
-    assert await task.wait(10) == 5
+    assert await task.wait(PATIENCE) == 5
     assert balances(bank.connection) == (-5, 5)
     logs = await until(lambda: app.logs(bank.connection, task.id))
     assert [line.message for line in logs[0].lines] == ["moved 5"]
@@ -68,7 +69,7 @@ async def test_every_kind_of_session_commits_with_the_task(bank: Fleet) -> None:
             async with Transaction[Any](work, database) as session:
                 statement: Any = write.format(task.id)
                 await session.execute(text(statement) if hasattr(session, "add") else statement)
-            assert bank.state(task) == "succeeded" and await task.wait(5) == 7
+            assert bank.state(task) == "succeeded" and await task.wait(PATIENCE) == 7
     with ExitStack() as stack:
         sync_pool = stack.enter_context(ConnectionPool(url, min_size=1, kwargs={"autocommit": True}))
         for sync_database in (None, engine, sessionmaker(engine), sync_pool):
@@ -164,9 +165,9 @@ async def test_a_retry_goes_on_after_the_last_finished_step(bank: Fleet, how: st
     task = bank.enqueue(flow_apps.in_steps.call(3, **{how: "take"}))
     if how == "exit_after":
         process = bank.process("worker", "tests.fixtures.flow_apps:app", "-c", "2")
-        assert await process.ended(20) == 9
+        assert await process.ended() == 9
     await bank.worker(app)
-    assert await task.wait(15) == ["take in attempt 1", "give in attempt 2"]
+    assert await task.wait(PATIENCE) == ["take in attempt 1", "give in attempt 2"]
     assert balances(bank.connection) == (-3, 3)
 
 
@@ -183,10 +184,10 @@ async def test_money_moves_exactly_once_under_kills(bank: Fleet) -> None:
         app.enqueue_many(bank.connection, [kinds[i % 2].call(amount) for i, amount in enumerate(amounts)])
     for kill in range(kills):
         goal = kill * bank_size // (kills + 1)
-        await until(lambda: len(bank.rows("SELECT 1 FROM transfers")) > goal, 40)  # noqa: B023 - awaited here
+        await until(lambda: len(bank.rows("SELECT 1 FROM transfers")) > goal, 2 * PATIENCE)  # noqa: B023 - awaited here
         processes.pop(0).kill()
         processes.append(bank.process("worker", "tests.fixtures.flow_apps:app", "-c", "4"))
-    await bank.all_finish(2 * bank_size, 60)
+    await bank.all_finish(2 * bank_size, 2 * PATIENCE)
     assert balances(bank.connection) == (-sum(amounts), sum(amounts))
     assert effects_checked(bank) == bank_size
 

@@ -18,7 +18,8 @@ import pytest
 from dispatcher.embedded import EmbeddedError, EmbeddedServers
 from dispatcher.embedded.leftovers import is_alive
 from dispatcher.embedded.ports import HOST, free_port, is_free
-from tests.fixtures.holder import SMALL, Holder, run, until, value
+from tests.fixtures.holder import SMALL, Holder, run, value
+from tests.fixtures.patience import until_blocking
 
 
 def test_durability_stays_on_and_memory_is_mapped(own_servers: EmbeddedServers) -> None:
@@ -145,7 +146,7 @@ def test_nothing_is_left_behind_by_kill_9(data_dir: Path, hold: Callable[..., Ho
         os.kill(holder.pids[2], signal.SIGKILL)
     if victim != "guard":
         holder.process.kill()
-    until(lambda: not any(map(is_alive, holder.pids[:2])))
+    until_blocking(lambda: not any(map(is_alive, holder.pids[:2])))
     holder.kill()
     with EmbeddedServers(data_dir, postgres_settings=SMALL, keep=False) as servers:
         assert value(servers.database_url, "SELECT n FROM kept") == "7"
@@ -156,7 +157,7 @@ def test_nothing_is_left_behind_under_an_init_that_does_not_reap(data_dir: Path,
     holder = hold(data_dir)
     os.kill(holder.process.pid, signal.SIGKILL)
     os.waitid(os.P_PID, holder.process.pid, os.WEXITED | os.WNOWAIT)
-    until(lambda: not any(map(is_alive, holder.pids)))
+    until_blocking(lambda: not any(map(is_alive, holder.pids)))
     with EmbeddedServers(data_dir, postgres_settings=SMALL, keep=False) as servers:  # while the zombie is still there
         assert value(servers.database_url, "SELECT 1") == "1"
     holder.end()
@@ -174,7 +175,7 @@ def test_thrown_away_data_is_deleted_even_by_kill_9(data_dir: Path, hold: Callab
     place = Path(value(holder.url, "SHOW data_directory"))
     assert place.exists()
     holder.kill()
-    until(lambda: not any(map(is_alive, holder.pids)))
+    until_blocking(lambda: not any(map(is_alive, holder.pids)))
     assert not place.exists()
     assert list(data_dir.iterdir()) == []
 

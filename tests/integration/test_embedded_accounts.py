@@ -16,7 +16,8 @@ import pytest
 
 from dispatcher.embedded import EmbeddedServers
 from dispatcher.embedded.leftovers import is_alive
-from tests.fixtures.holder import AS_ROOT, NOBODY, PATHS, SMALL, Holder, until, value
+from tests.fixtures.holder import AS_ROOT, NOBODY, PATHS, SMALL, Holder, value
+from tests.fixtures.patience import until_blocking
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root has another user to change to")
@@ -72,7 +73,7 @@ def test_as_a_normal_user(hold: Callable[..., Holder]) -> None:
         assert value(holder.url, "SELECT 1") == "1"
         assert value(holder.url, "SHOW data_directory") == f"{private}/servers/postgres"
         holder.kill()
-        until(lambda: not any(map(is_alive, holder.pids)))
+        until_blocking(lambda: not any(map(is_alive, holder.pids)))
 
 
 def _runs_as_nobody(python: str) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -16,21 +14,10 @@ from sqlalchemy.exc import OperationalError
 import dispatcher.enqueue
 from dispatcher import KeyConflict, Task
 from dispatcher.dberrors import sqlstate
+from tests.fixtures.patience import PATIENCE, until_blocking
 from tests.integration.shop import app, charge, mail, rows, tasks
 
 KEYED = charge.options(key="order-1")
-
-
-def _until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Look again until it holds; the looks are queries, which pace themselves."""
-    gone = threading.Event()
-    timer = threading.Timer(seconds, gone.set)
-    timer.start()
-    try:
-        while not condition():
-            assert not gone.is_set(), "the condition never held"
-    finally:
-        timer.cancel()
 
 
 def _somebody_waits_for_a_lock(database_url: str) -> bool:
@@ -108,13 +95,13 @@ def test_a_concurrent_duplicate_waits_for_the_first(database_url: str, committed
     with ThreadPoolExecutor(1) as pool, psycopg.connect(database_url) as connection:
         first = KEYED.enqueue(connection, 1)
         waiting: Future[Task[Any]] = pool.submit(second)
-        _until(lambda: _somebody_waits_for_a_lock(database_url))
+        until_blocking(lambda: _somebody_waits_for_a_lock(database_url))
         assert not waiting.done()
         if committed:
             connection.commit()
         else:
             connection.rollback()
-        task = waiting.result(timeout=20)
+        task = waiting.result(PATIENCE)
     assert task.created is not committed
     assert (task.id == first.id) is committed
     assert [row["id"] for row in tasks(database_url)] == [task.id]
@@ -130,9 +117,9 @@ def test_a_concurrent_conflict_leaves_the_transaction_usable(database_url: str) 
     with ThreadPoolExecutor(1) as pool, psycopg.connect(database_url) as connection:
         first = KEYED.enqueue(connection, 1)
         waiting = pool.submit(second)
-        _until(lambda: _somebody_waits_for_a_lock(database_url))
+        until_blocking(lambda: _somebody_waits_for_a_lock(database_url))
         connection.commit()
-        other = waiting.result(timeout=20)
+        other = waiting.result(PATIENCE)
     assert [row["id"] for row in tasks(database_url)] == sorted([first.id, other.id])
 
 
@@ -206,7 +193,7 @@ def test_two_bulk_callers_with_the_same_keys_do_not_deadlock(
 
     with ThreadPoolExecutor(4) as pool:
         orders = [calls, calls[::-1], calls[50:] + calls[:50], calls[::2] + calls[1::2]]
-        created = [work.result(timeout=60) for work in [pool.submit(bulk, order) for order in orders]]
+        created = [work.result(2 * PATIENCE) for work in [pool.submit(bulk, order) for order in orders]]
     assert sum(created) == len(calls) == len(tasks(database_url))
 
 

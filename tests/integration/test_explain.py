@@ -65,7 +65,7 @@ class Asked:
 
         causes: dict[str, Any] = {}
         try:
-            return dict(await until(found, 8))
+            return dict(await until(found))
         except AssertionError:
             raise AssertionError(f"{sorted(causes)} instead of {codes}") from None
 

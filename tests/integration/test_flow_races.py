@@ -15,6 +15,7 @@ from dispatcher import group
 from state.flow_audit import FLOW_VIOLATIONS
 from tests.fixtures.fleet import Fleet, until
 from tests.fixtures.flow_apps import app, leaf, merge, random_composition, random_graph
+from tests.fixtures.patience import PATIENCE
 from tests.integration.protocol_steps import Protocol
 
 
@@ -40,10 +41,10 @@ async def test_random_flows_under_random_kills(flows: Fleet) -> None:
     number = flows.count("tasks")
     processes = [flows.process("worker", "tests.fixtures.flow_apps:app", "-c", "8") for _ in range(2)]
     for kill in range(3):
-        await until(lambda: flows.finished() > kill * number // 4, 40)  # noqa: B023 - awaited here
+        await until(lambda: flows.finished() > kill * number // 4, 2 * PATIENCE)  # noqa: B023 - awaited here
         processes.pop(0).kill()
         processes.append(flows.process("worker", "tests.fixtures.flow_apps:app", "-c", "8"))
-    await until(lambda: flows.count("flows", "state = 4") == 0, 60, "flows end")
+    await until(lambda: flows.count("flows", "state = 4") == 0, 2 * PATIENCE, "flows end")
     checked = flows_checked(flows)
     assert checked["tasks"] == number > 400 and checked["violations"] == 0
     assert min(checked["succeeded"], checked["failed"], checked["skipped"]) > 20, checked

@@ -21,6 +21,7 @@ from state.delete import DELETE_FINISHED
 from state.flows import FORGET
 from tests.fixtures.fleet import Fleet, until
 from tests.fixtures.flow_apps import add, app, fail, mark, total
+from tests.fixtures.patience import PATIENCE
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ async def test_the_commands_draw_and_change_a_flow(flows: Fleet, cli: Callable[.
     assert json.loads(cli("flows", "state", task.id, "--json"))["counts"] == {"succeeded": 2, "failed": 2}
     flows.open("mended")
     assert json.loads(cli("flows", "retry", task.id, "--json"))["outcomes"] == {"queued": 1}
-    assert await task.wait(10) == 5
+    assert await task.wait(PATIENCE) == 5
     assert [event["state"] for event in json.loads(cli("flows", "history", task.id, "--json"))["events"]] == [
         "running", "failed", "running", "succeeded"
     ]  # fmt: skip
@@ -116,7 +117,7 @@ async def test_the_pruner_removes_a_flow_as_a_whole_and_nothing_of_one_that_goes
     await flows.relay()
     await flows.worker(app, slots=4)
     over = enqueue(flows, group(add.call(1), add.call(2)).then(total))
-    assert await over.wait(10) == 5
+    assert await over.wait(PATIENCE) == 5
     goes_on = enqueue(flows, group(add.call(1), add.call(2)).then(total.options(delay=3600)))
     await until(lambda: flows.count("tasks", "state = 2") == 1)
     at_once = flows.settings.model_copy(update={"keep_succeeded": timedelta(0)})

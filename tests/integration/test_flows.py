@@ -27,6 +27,7 @@ from tests.fixtures.flow_apps import (
     tripled,
     use_secret,
 )
+from tests.fixtures.patience import PATIENCE
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ async def test_compositions_pass_results_to_any_depth(flows: Fleet) -> None:
         (add.call(1).on_success(mark.call("s")).on_failure(mark.call("f")).on_end(mark.call("e")).then(double), 4),
     ):
         task = enqueue(flows, composed)
-        assert await task.wait(10) == result, composed
+        assert await task.wait(PATIENCE) == result, composed
         assert task.result(flows.connection) == result
     assert sorted(entry.value for entry in flows.ledger("mark")) == ["e None", "s None"]
     assert flows.count("flows", "state <> 6") == 0 and flows.count("tasks", "state = 8 AND reason = 16") == 1
@@ -88,10 +89,10 @@ async def test_a_child_process_takes_results_over_and_says_what_it_cannot_do(flo
     await working(flows)
     chain = enqueue(flows, add.call(1).then(tripled).then(double))
     wrong = [enqueue(flows, misplaced.call(what)) for what in ("transaction", "step", "gather", "hand over")]
-    assert await chain.wait(30) == 12
+    assert await chain.wait(PATIENCE) == 12
     for task in wrong:
         with pytest.raises(TaskFailed, match="do not work in a child process"):
-            await task.wait(30)
+            await task.wait(PATIENCE)
 
 
 async def test_a_deadline_holds_for_a_task_that_had_to_wait_for_others(flows: Fleet) -> None:
@@ -99,7 +100,7 @@ async def test_a_deadline_holds_for_a_task_that_had_to_wait_for_others(flows: Fl
     flows.connection.execute("SELECT pg_sleep(0.1)")
     await working(flows)
     with pytest.raises(TaskFailed):
-        await task.wait(10)
+        await task.wait(PATIENCE)
     assert list(ends(flows, task).values()) == ["succeeded", "failed deadline"]
 
 
@@ -107,7 +108,7 @@ async def test_a_failure_ends_those_that_need_it_and_starts_those_that_wait_for_
     await working(flows)
     chain = enqueue(flows, add.call(1).then(fail).then(double).then(add).on_failure(mark.call("undo")))
     with pytest.raises(TaskFailed, match="3 of 5 parts did not succeed"):
-        await chain.wait(10)
+        await chain.wait(PATIENCE)
     assert ends(flows, chain) == {
         "add": "failed dependency_failed",
         "fail": "failed exhausted",
@@ -116,7 +117,7 @@ async def test_a_failure_ends_those_that_need_it_and_starts_those_that_wait_for_
     }
     partly = enqueue(flows, group(add.call(1), fail.call(), double.call(2)).then(total))
     with pytest.raises(TaskFailed):
-        await partly.wait(10)
+        await partly.wait(PATIENCE)
     states = flows.rows("SELECT kind, state FROM dispatcher.flows WHERE root_id = %s ORDER BY id", partly.id)
     assert [(row["kind"], row["state"]) for row in states] == [(1, 7), (2, 9)]  # a group may succeed in part
     assert ends(flows, partly)["total"] == "failed dependency_failed"
@@ -137,7 +138,7 @@ async def test_a_graph_follows_its_rules(flows: Fleet) -> None:
     flow.add("if three", mark.call("three"), when={"a": 3})
     task = enqueue(flows, flow)
     with pytest.raises(TaskFailed, match="2 of 11"):
-        await task.wait(10)
+        await task.wait(PATIENCE)
     assert ends(flows, task) == {
         "a": "succeeded",
         "bad": "failed exhausted",
@@ -155,7 +156,7 @@ async def test_a_graph_follows_its_rules(flows: Fleet) -> None:
     assert sorted(entry.value for entry in flows.ledger("mark")) == ["anyway None", "two None"]
     good = Flow("good")
     good.add("a", add.call(1)).add("b", double.partial(), takes={"a": "a"})
-    assert await enqueue(flows, good).wait(10) == {"a": 2, "b": 4}
+    assert await enqueue(flows, good).wait(PATIENCE) == {"a": 2, "b": 4}
 
 
 async def test_wrong_compositions_are_refused_at_the_call(flows: Fleet) -> None:
@@ -211,14 +212,14 @@ async def test_a_rolled_back_flow_never_exists_and_a_committed_one_is_whole(flow
     assert flows.count("joins", "is_flow") == 1 + 1 + 3  # the chain, the group, and its shards of a thousand
     assert flows.count("outbox") == 2500 and flows.count("tasks", "state = 1") == 1
     await working(flows)
-    assert await task.wait(30) == sum(range(2500)) + 2500
+    assert await task.wait(PATIENCE) == sum(range(2500)) + 2500
 
 
 async def test_secrets_stay_secret_on_their_way(flows: Fleet) -> None:
     await working(flows)
     task = enqueue(flows, secret_word.call().then(use_secret))
     with pytest.raises(TaskFailed):
-        await task.wait(10)
+        await task.wait(PATIENCE)
     rows = flows.rows(
         "SELECT t.args, e.detail FROM dispatcher.tasks t JOIN dispatcher.task_events e ON e.task_id = t.id"
     )
@@ -229,7 +230,7 @@ async def test_a_persons_retry_lets_the_flow_go_on(flows: Fleet) -> None:
     await working(flows)
     task = enqueue(flows, group(fail.call(1, unless="mended"), add.call(1)).then(total).then(double))
     with pytest.raises(TaskFailed):
-        await task.wait(10)
+        await task.wait(PATIENCE)
     [failed] = [row["id"] for row in flows.rows("SELECT id FROM dispatcher.tasks WHERE reason = 1")]
     dependants = [row["id"] for row in flows.rows("SELECT id FROM dispatcher.tasks WHERE reason = 6")]
     answers = app.retry(flows.connection, *dependants)
@@ -237,7 +238,7 @@ async def test_a_persons_retry_lets_the_flow_go_on(flows: Fleet) -> None:
     flows.open("mended")
     with flows.connection.transaction():
         app.retry(flows.connection, failed)
-    assert await task.wait(10) == 6
+    assert await task.wait(PATIENCE) == 6
     states = flows.rows("SELECT state FROM dispatcher.flow_events WHERE flow_id = %s ORDER BY seq", task.id)
     assert [row["state"] for row in states] == [4, 7, 4, 6]
 
@@ -250,7 +251,7 @@ async def test_every_way_to_end_is_told_to_those_that_wait(flows: Fleet) -> None
     app.cancel(flows.connection, first["node_id"])
     for task in (cancelled, expired):
         with pytest.raises(TaskFailed):
-            await task.wait(10)
+            await task.wait(PATIENCE)
     assert ends(flows, cancelled) == {"add": "cancelled by_request", "double": "failed dependency_failed"}
     assert ends(flows, expired) == {"add": "failed expired", "double": "failed dependency_failed"}
     await until(lambda: flows.count("cancel_requests") == 0)
@@ -264,11 +265,11 @@ async def test_handlers_wait_for_children_without_a_slot(flows: Fleet) -> None:
         (flow_apps.spawn_plain.call(3), 12),
         (flow_apps.hand.call(2), 84),
     ):
-        assert await flows.enqueue(call).wait(10) == result
+        assert await flows.enqueue(call).wait(PATIENCE) == result
     assert len(flows.ledger("spawn")) == 2 + 3 and len(flows.ledger("hand")) == 2
-    assert "parts did not succeed" in await flows.enqueue(flow_apps.spawn_failing.call()).wait(10)
+    assert "parts did not succeed" in await flows.enqueue(flow_apps.spawn_failing.call()).wait(PATIENCE)
     nested = enqueue(flows, group(flow_apps.spawn.call(2), flow_apps.spawn.call(3)).then(total))
-    assert await nested.wait(10) == 3 + 6
+    assert await nested.wait(PATIENCE) == 3 + 6
 
 
 async def test_a_flow_is_shown_cancelled_and_retried_as_a_whole(flows: Fleet) -> None:
@@ -282,7 +283,7 @@ async def test_a_flow_is_shown_cancelled_and_retried_as_a_whole(flows: Fleet) ->
         answers = app.flows.cancel(flows.connection, task.id, actor="me")
     assert sorted(answer.outcome for answer in answers) == ["cancel_requested"] * 3 + ["cancelled"] * 2
     with pytest.raises(TaskFailed):
-        await task.wait(10)
+        await task.wait(PATIENCE)
     tree = app.flows.tree(flows.connection, task.id)
     assert (tree.state, [part.kind for part in tree.parts]) == ("cancelled", ["group", "task", "task"])
     assert {part.state for part in tree.tasks()} == {"cancelled"} and len(tree.parts[0].parts) == 3
@@ -305,7 +306,7 @@ async def test_one_failure_stops_the_others_where_that_was_asked(flows: Fleet) -
     ).on_failure(mark.call("undo"))
     task = enqueue(flows, composed)
     with pytest.raises(TaskFailed):
-        await task.wait(10)
+        await task.wait(PATIENCE)
     tree = app.flows.tree(flows.connection, task.id)
     assert sorted(part.state for part in tree.parts[0].parts) == ["cancelled", "cancelled", "failed"]
     assert tree.parts[1].state == "succeeded"

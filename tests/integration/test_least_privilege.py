@@ -26,6 +26,7 @@ from state.migrations.sql_views import VIEW_NAMES
 from state.roles import ROLES, TABLES
 from tests.fixtures.apps import LEDGER, app, hold, note, picky
 from tests.fixtures.fleet import ROOT, assert_sound, until
+from tests.fixtures.patience import PATIENCE
 from tests.fixtures.secured import NAMESPACE, Secured
 
 
@@ -52,7 +53,7 @@ def process(secured: Secured, role: str, log: Path, *arguments: str) -> Iterator
     finally:
         running.send_signal(signal.SIGTERM)
         try:
-            assert running.wait(20) == 0, log.read_text()
+            assert running.wait(PATIENCE) == 0, log.read_text()
         finally:
             running.kill()
     said = log.read_text()
@@ -65,28 +66,28 @@ def ledger(home: Path, what: str) -> list[str]:
 
 async def _run_cancel_retry_and_pause(secured: Secured, home: Path, publisher: Any, enqueuer: Any, reader: Any) -> None:
     enqueuer.execute("SELECT dispatcher.enqueue('note', '{\"value\": 77}')")
-    await until(lambda: [line for line in ledger(home, "ran") if line.endswith("\t77")], 15)
+    await until(lambda: [line for line in ledger(home, "ran") if line.endswith("\t77")])
     with publisher.transaction():
         held = hold.enqueue(publisher, "gate")
-    await until(lambda: ledger(home, "start"), 15)
+    await until(lambda: ledger(home, "start"))
     running = reader.execute("SELECT type FROM dispatcher.v_running").fetchall()
     assert running == [("hold",)]
     await asyncio.to_thread(cli, secured, "operator", "tasks", "cancel", str(held.id))
-    await until(lambda: ledger(home, "stopped"), 10)
+    await until(lambda: ledger(home, "stopped"))
     with pytest.raises(TaskCancelled):
-        await held.wait(timeout=10)
+        await held.wait(PATIENCE)
     with publisher.transaction():
         broken = picky.enqueue(publisher, "key")
     with pytest.raises(TaskFailed, match="KeyError"):
-        await broken.wait(timeout=10)
+        await broken.wait(PATIENCE)
     await asyncio.to_thread(cli, secured, "operator", "tasks", "retry", str(broken.id))
     await asyncio.to_thread(cli, secured, "operator", "queues", "pause", "default")
     with publisher.transaction():
         paused = note.enqueue(publisher, 99)
     parked = "SELECT waits_for FROM dispatcher.v_waiting WHERE id = %s"
-    await until(lambda: reader.execute(parked, [paused.id]).fetchall() == [("resume",)], 15)
+    await until(lambda: reader.execute(parked, [paused.id]).fetchall() == [("resume",)])
     await asyncio.to_thread(cli, secured, "operator", "queues", "resume", "default")
-    assert await paused.wait(timeout=30) == 198
+    assert await paused.wait(PATIENCE) == 198
 
 
 def _nobody_speaks_in_plain(secured: Secured, admin: Any) -> None:
@@ -122,16 +123,16 @@ async def test_the_whole_system_runs_under_the_roles_and_over_tls(
             task = note.enqueue(publisher, 21)
             keyed = note.options(key="k", delay=0.1, tags=["t"]).enqueue(publisher, 1)
             many = app.enqueue_many(publisher, [note.call(n) for n in range(5)])
-        assert await task.wait(timeout=30) == 42
+        assert await task.wait(PATIENCE) == 42
         for each in (keyed, *many):
-            await each.wait(timeout=30)
+            await each.wait(PATIENCE)
         with publisher.transaction():
             chain = note.call(2).then(note).enqueue(publisher)
             unserved = note.options(queue="unserved", expires=0.1).enqueue(publisher, 1)
-        assert await chain.wait(timeout=30) == 8
+        assert await chain.wait(PATIENCE) == 8
         await asyncio.to_thread(cli, secured, "operator", "flows", "show", str(chain.id))
         with pytest.raises(TaskFailed, match="expiry"):
-            await unserved.wait(timeout=30)
+            await unserved.wait(PATIENCE)
         await _run_cancel_retry_and_pause(secured, tmp_path, publisher, enqueuer, reader)
         capsys.readouterr()
         await asyncio.to_thread(cli, secured, "operator", "workers", "list", "--json")
@@ -204,7 +205,7 @@ async def _nats_is_as_narrow(secured: Secured) -> None:
             await bus.subscribe(subject, ignored)
         try:
             count = len(publishing) + len(hearing)
-            await until(lambda said=said, count=count: len(said) >= count, 5, f"{role}: refused only {said}")  # type: ignore[misc]
+            await until(lambda said=said, count=count: len(said) >= count, what=f"{role}: refused only {said}")  # type: ignore[misc]
             assert all("permissions violation" in text for text in said)
         finally:
             await bus.close()

@@ -25,6 +25,7 @@ from dispatcher.relay.service import Relay
 from dispatcher.status import pause
 from tests.fixtures import apps
 from tests.fixtures.fleet import Fleet, until
+from tests.fixtures.patience import PATIENCE
 
 
 async def test_batches_are_counted_by_type_queue_and_outcome(fleet: Fleet) -> None:
@@ -111,7 +112,7 @@ async def test_an_idle_installation_is_asked_once_a_minute_however_often_it_is_s
 
 def get(port: int, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

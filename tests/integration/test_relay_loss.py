@@ -9,37 +9,38 @@ from datetime import timedelta
 import pytest
 
 from dispatcher.errors import BusError
-from dispatcher.relay import leader, reconcile
+from dispatcher.relay import guard, leader, reconcile
 from dispatcher.relay.drain import Drain
 from dispatcher.subjects import Subjects
 from dispatcher.wire import encode
 from tests.fixtures import apps
 from tests.fixtures.fleet import Fleet, until
+from tests.fixtures.patience import PATIENCE
 
 
 async def test_another_relay_takes_over_from_one_that_was_killed(fleet: Fleet) -> None:
     process = await fleet.relay_process()
     standby = await fleet.relay(leads=False)
     await fleet.worker()
-    assert await fleet.enqueue(apps.note.call(1)).wait(10) == 2
+    assert await fleet.enqueue(apps.note.call(1)).wait(PATIENCE) == 2
     process.kill()
     task = fleet.enqueue(apps.note.call(2))
     await fleet.signal(standby, standby.led, 5)
-    assert await task.wait(5) == 4
+    assert await task.wait(PATIENCE) == 4
 
 
 async def test_another_relay_takes_over_from_one_that_froze(fleet: Fleet) -> None:
     process = await fleet.relay_process()
     standby = await fleet.relay(leads=False)
     await fleet.worker()
-    assert await fleet.enqueue(apps.note.call(1)).wait(10) == 2
+    assert await fleet.enqueue(apps.note.call(1)).wait(PATIENCE) == 2
     process.send(signal.SIGSTOP)
     task = fleet.enqueue(apps.note.call(2))
-    async with asyncio.timeout(6):
+    async with asyncio.timeout(PATIENCE):
         assert await task.wait() == 4
         await standby.led.wait()
     process.send(signal.SIGCONT)  # it finds its sessions ended and stands by
-    assert await fleet.enqueue(apps.note.call(3)).wait(5) == 6
+    assert await fleet.enqueue(apps.note.call(3)).wait(PATIENCE) == 6
     process.send(signal.SIGTERM)
     assert await process.ended() == 0, process.output
 
@@ -71,14 +72,14 @@ async def test_when_the_stream_is_full_the_relay_waits_and_goes_on(
     assert fleet.count("outbox") == 100
     fleet.enqueue(apps.note.call(100))  # creating goes on
     tries = 0
-    await asyncio.sleep(1.0)  # as long as we count
-    assert tries <= 5
+    await fleet.beats(2)
+    assert tries <= 8
     name = Subjects(fleet.settings.namespace).stream_name("TASKS")
     await fleet.worker()
-    await until(lambda: fleet.finished() >= 1, 15)
+    await until(lambda: fleet.finished() >= 1)
     info = await fleet.bus.api(f"STREAM.INFO.{name}")
     assert info["config"]["max_msgs"] == 20
-    await fleet.all_finish(101, timeout=40)
+    await fleet.all_finish(101, timeout=2 * PATIENCE)
 
 
 async def test_a_deleted_stream_is_made_again_and_its_tasks_are_sent_again(fleet: Fleet) -> None:
@@ -88,7 +89,7 @@ async def test_a_deleted_stream_is_made_again_and_its_tasks_are_sent_again(fleet
     await until(lambda: fleet.count("outbox") == 0)
     await fleet.bus.api(f"STREAM.DELETE.{Subjects(fleet.settings.namespace).stream_name('TASKS')}")
     await fleet.worker()
-    await fleet.all_finish(len(tasks), timeout=30)
+    await fleet.all_finish(len(tasks))
     assert {row["dispatch"] for row in fleet.rows("SELECT dispatch FROM dispatcher.tasks")} == {2}
 
 
@@ -101,7 +102,7 @@ async def test_purged_messages_are_sent_again(fleet: Fleet, monkeypatch: pytest.
     await until(lambda: fleet.count("outbox") == 0)
     await fleet.bus.api(f"STREAM.PURGE.{Subjects(fleet.settings.namespace).stream_name('TASKS')}")
     await fleet.worker()
-    await fleet.all_finish(30, timeout=20)
+    await fleet.all_finish(30)
 
 
 async def test_messages_that_only_wait_are_not_sent_twice(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +113,7 @@ async def test_messages_that_only_wait_are_not_sent_twice(fleet: Fleet, monkeypa
     await until(lambda: fleet.count("outbox") == 0)
     assert relay.leader is not None
     looked = relay.leader._last_look
-    await until(lambda: relay.leader is not None and relay.leader._last_look > looked + 2, 10)
+    await until(lambda: relay.leader is not None and relay.leader._last_look > looked + 2)
     assert {row["dispatch"] for row in fleet.rows("SELECT dispatch FROM dispatcher.tasks")} == {1}
 
 
@@ -180,12 +181,13 @@ async def test_messages_that_no_task_needs_do_not_hide_lost_ones(fleet: Fleet, m
     await fleet.reaches(lost, "succeeded")
 
 
-async def test_a_deleted_consumer_is_made_again_within_seconds(fleet: Fleet) -> None:
+async def test_a_deleted_consumer_is_made_again_within_seconds(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the workers it is only silence; the leader reads the lanes that they serve anyhow."""
+    monkeypatch.setattr(guard, "_GUARD_SECONDS", 4 * PATIENCE)  # its own look finds nothing
     await fleet.relay()
     await fleet.worker()
-    assert await fleet.enqueue(apps.note.call(1)).wait(10) == 2
+    assert await fleet.enqueue(apps.note.call(1)).wait(PATIENCE) == 2
     subjects = Subjects(fleet.settings.namespace)
     name = subjects.consumer("default", "default")
     await fleet.bus.api(f"CONSUMER.DELETE.{subjects.stream_name('TASKS')}.{name}")
-    assert await fleet.enqueue(apps.note.call(2)).wait(5) == 4
+    assert await fleet.enqueue(apps.note.call(2)).wait(PATIENCE) == 4

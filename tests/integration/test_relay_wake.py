@@ -15,6 +15,7 @@ from dispatcher.relay import leader
 from state.ids import new_id
 from tests.fixtures import apps
 from tests.fixtures.fleet import Fleet, until
+from tests.fixtures.patience import PATIENCE, PUSHED
 
 
 def _service(url: str, number: int, pauses: list[float], errors: list[BaseException]) -> None:
@@ -46,7 +47,7 @@ async def test_no_task_is_slept_over(fleet: Fleet) -> None:
         await asyncio.to_thread(thread.join, 30)
     assert errors == []
     total = sum(map(len, patterns))
-    await fleet.all_finish(total, timeout=5)  # far below the backstop
+    await fleet.all_finish(total)  # far below the backstop
 
 
 async def test_a_late_commit_of_an_early_row_is_not_slept_over(fleet: Fleet) -> None:
@@ -61,9 +62,9 @@ async def test_a_late_commit_of_an_early_row_is_not_slept_over(fleet: Fleet) -> 
             first = apps.note.enqueue(early, 1)
             second = apps.note.enqueue(late, 2)
             late.commit()
-            await fleet.reaches(second, "succeeded", timeout=2)
+            await fleet.reaches(second, "succeeded")
             early.commit()
-            await fleet.reaches(first, "succeeded", timeout=2)  # far below the backstop
+            await fleet.reaches(first, "succeeded")  # far below the backstop
 
 
 @pytest.mark.parametrize("hold", [0.0, 0.03, 0.06, 0.12, 0.3])
@@ -79,7 +80,7 @@ async def test_a_timer_written_while_the_leader_falls_asleep_is_on_time(fleet: F
         with psycopg.connect(url) as connection:
             task = apps.note.options(delay=hold + 0.3).enqueue(connection, 1)
             await asyncio.sleep(hold)  # as long as the transaction is open
-        await fleet.reaches(task, "queued", timeout=hold + 2)
+        await fleet.reaches(task, "queued", timeout=PATIENCE)
 
 
 async def test_timers_are_on_time(fleet: Fleet) -> None:
@@ -88,7 +89,7 @@ async def test_timers_are_on_time(fleet: Fleet) -> None:
     tasks = [fleet.enqueue(apps.note.options(delay=delay).call(1)) for delay in (1.2, 0.4, 0.8, 0.05)]
     await fleet.all_finish(4)
     for row in fleet.rows("SELECT due_at, started_at FROM dispatcher.tasks"):
-        assert timedelta(0) <= row["started_at"] - row["due_at"] < timedelta(seconds=1)
+        assert timedelta(0) <= row["started_at"] - row["due_at"] < timedelta(seconds=PUSHED)
     assert len(tasks) == 4
 
 
@@ -97,15 +98,15 @@ async def test_an_earlier_timer_wakes_a_leader_that_sleeps_for_a_later_one(fleet
     fleet.enqueue(apps.note.options(delay=3600).call(1))
     await until(lambda: relay.leader is not None and relay.leader.sleep.holds)
     soon = fleet.enqueue(apps.note.options(delay=0.3).call(2))
-    await fleet.reaches(soon, "queued", timeout=2)
+    await fleet.reaches(soon, "queued")
 
 
 async def test_plain_sql_wakes_too(fleet: Fleet) -> None:
     await fleet.relay()
     await fleet.worker()
-    assert await fleet.enqueue(apps.note.call(1)).wait(10) == 2
+    assert await fleet.enqueue(apps.note.call(1)).wait(PATIENCE) == 2
     fleet.rows("SELECT dispatcher.create_task(%s, 'note', 'default', 'default', '{\"value\": 3}', 5, 0)", new_id())
-    await until(lambda: len(fleet.ledger("ran")) == 2, 5)
+    await until(lambda: len(fleet.ledger("ran")) == 2)
 
 
 async def test_the_backstop_finds_what_nobody_announced(fleet: Fleet) -> None:
@@ -115,18 +116,19 @@ async def test_the_backstop_finds_what_nobody_announced(fleet: Fleet) -> None:
     with fleet.connection.transaction():
         fleet.connection.execute("SET LOCAL session_replication_role = replica")  # no trigger fires: no NOTIFY
         task = apps.note.enqueue(fleet.connection, 1)
-    await until(lambda: fleet.count("outbox") == 0, 4)
+    await until(lambda: fleet.count("outbox") == 0)
     assert fleet.state(task) == "queued"
 
 
 async def test_an_idle_relay_asks_next_to_nothing(fleet: Fleet) -> None:
+    fleet.configure(lease=timedelta(seconds=4))  # the worker's session ends after a quarter of it
     relay = await fleet.relay()
     await fleet.worker()
-    assert await fleet.enqueue(apps.note.call(1)).wait(10) == 2
-    await until(lambda: fleet.count("sessions") == 0, 15)
+    assert await fleet.enqueue(apps.note.call(1)).wait(PATIENCE) == 2
+    await until(lambda: fleet.count("sessions") == 0)
     await until(lambda: relay.leader is not None and relay.leader.sleep.holds)
     seen = _last_statements(fleet)
-    await asyncio.sleep(2.0)  # the window that is looked at
+    await fleet.beats(2)
     later = _last_statements(fleet)
     assert len([pid for pid, at in later.items() if seen.get(pid) != at]) <= 1  # at most one chore, no poll
 
@@ -152,7 +154,7 @@ async def test_above_its_limit_the_outbox_refuses_new_tasks_and_changes_nothing(
     assert fleet.count("tasks") == 60
     await fleet.relay()
     await until(lambda: fleet.count("outbox") == 0)
-    await until(lambda: _creates(fleet), 5)  # the mark follows within a second
+    await until(lambda: _creates(fleet))  # the mark follows within a second
 
 
 def _creates(fleet: Fleet) -> bool:
@@ -175,6 +177,6 @@ async def test_counters_are_folded_and_the_dispatch_log_is_trimmed(
     for n in range(30):
         fleet.enqueue(apps.note.call(n))
     await fleet.all_finish(30)
-    await until(lambda: fleet.count("dispatch_log") == 0, 10)
-    await until(lambda: fleet.count("task_counts") == 1, 10)
+    await until(lambda: fleet.count("dispatch_log") == 0)
+    await until(lambda: fleet.count("task_counts") == 1)
     assert fleet.rows("SELECT state, n FROM dispatcher.task_counts") == [{"state": 6, "n": 30}]

@@ -21,6 +21,7 @@ from dispatcher.subjects import Subjects
 from dispatcher.wire import encode_settled
 from state.ids import new_id
 from tests.fixtures.commands import Ran
+from tests.fixtures.patience import PATIENCE, until
 from tests.integration.made_tasks import Made, invariants
 
 
@@ -185,7 +186,7 @@ def in_background(
     ready, stop = threading.Event(), threading.Event()
 
     async def go() -> None:
-        bus = await Bus.connect(settings, name="test", timeout=10)
+        bus = await Bus.connect(settings, name="test", timeout=PATIENCE)
         try:
             await work(bus, ready)
             await asyncio.to_thread(stop.wait)
@@ -194,7 +195,7 @@ def in_background(
 
     thread = threading.Thread(target=lambda: asyncio.run(go()))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(PATIENCE)
     return thread, stop
 
 
@@ -219,7 +220,7 @@ def test_workers_list_asks_the_workers(settings: Settings, cli: Callable[..., Ra
         assert "w\\x1b2" in human and "1/4" in human and "a, b" in human
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(PATIENCE)
 
 
 def test_workers_list_without_a_server(cli: Callable[..., Ran]) -> None:
@@ -232,8 +233,7 @@ def test_enqueue_wait_is_told_of_the_end(made: Made, settings: Settings, cli: Ca
 
     async def work(bus: Bus, ready: threading.Event) -> None:
         async def play() -> None:
-            while not made.count("tasks", "state = 3"):  # noqa: ASYNC110 - nobody tells this thread
-                await asyncio.sleep(0.01)
+            await until(lambda: made.count("tasks", "state = 3"))
             (task,) = status.list_(made.connection, state="queued").tasks
             made.claim(task.id)
             made.succeed(task.id, b'{"sum": 3}')
@@ -245,10 +245,10 @@ def test_enqueue_wait_is_told_of_the_end(made: Made, settings: Settings, cli: Ca
 
     thread, stop = in_background(settings, work)
     try:
-        ran = cli("enqueue", "add", "a=1", "b=2", "--wait", "--timeout", "20", "--json")
+        ran = cli("enqueue", "add", "a=1", "b=2", "--wait", "--timeout", PATIENCE, "--json")
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(PATIENCE)
     assert (ran.code, ran.json["id"], ran.json["task"]["result"]) == (0, str(ended[0]), {"sum": 3})
 
 

@@ -15,6 +15,7 @@ from dispatcher.dev.child import command_line, environment
 from dispatcher.settings import Settings
 from tests.fixtures.apps import flaky, note, raising
 from tests.fixtures.fleet import Fleet, Process, until
+from tests.fixtures.patience import PATIENCE
 
 
 def moves(process: Process) -> list[dict[str, Any]]:
@@ -24,7 +25,7 @@ def moves(process: Process) -> list[dict[str, Any]]:
 async def following(fleet: Fleet, *args: str) -> Process:
     """A tail that listens already: what it listens to is counted by the server before it says so."""
     process = fleet.process("tasks", "tail", "--json", *args)
-    await until(lambda: "following" in process.output or process.popen.poll() is not None, 20)
+    await until(lambda: "following" in process.output or process.popen.poll() is not None)
     assert process.popen.poll() is None, process.output
     return process
 
@@ -45,7 +46,7 @@ async def test_tail_tells_every_move_as_it_happens(fleet: Fleet) -> None:
     assert (found[-1]["type"], found[-1]["queue"], found[-1]["tries"]) == ("flaky", "default", 2)
     assert found[-1]["seconds"] >= 0 and found[1]["due_at"]
     calm = fleet.rows("SELECT query_start AS at FROM pg_stat_activity WHERE application_name = 'dispatcher tail'")
-    await asyncio.sleep(1.2)  # long enough for a poll
+    await fleet.beats(2)
     assert calm == fleet.rows(
         "SELECT query_start AS at FROM pg_stat_activity WHERE application_name = 'dispatcher tail'"
     )
@@ -96,9 +97,9 @@ async def test_top_shows_queues_workers_and_the_relay(fleet: Fleet, cli: Any) ->
     screen = (await asyncio.to_thread(cli, "top", "--once")).out
     assert "\x1b" not in screen and "w1" in screen and "mail" in screen and relay.name in screen
     process = fleet.process("top", "--json", "--interval", "0.5")
-    await until(lambda: len(moves(process)) >= 1, 20)
+    await until(lambda: len(moves(process)) >= 1)
     fleet.enqueue_many([note.call(n) for n in range(50)])
-    await until(lambda: any((frame["ended_per_second"] or 0) > 0 for frame in moves(process)), 10)
+    await until(lambda: any((frame["ended_per_second"] or 0) > 0 for frame in moves(process)))
     process.send(signal.SIGINT)
     assert await process.ended() == 130
 
@@ -116,7 +117,7 @@ def test_top_draws_in_place_on_a_terminal(settings: Settings) -> None:
             seen += os.read(terminal, 65536)
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(10)
+        process.wait(PATIENCE)
         os.close(terminal)
     assert b"no worker answers" in seen and b"\x1b[J" in seen
 
@@ -136,16 +137,16 @@ async def test_reload_starts_the_worker_again_with_the_new_code(fleet: Fleet, tm
 
     async def answers(what: str) -> None:
         ran = fleet.process("enqueue", "answer", "--wait", "--timeout", "20", "--json")
-        assert await ran.ended(30) == 0, log.read_text()
+        assert await ran.ended() == 0, log.read_text()
         assert json.loads(ran.output)["task"]["result"] == what
 
     try:
         await answers("old")
         (folder / "shop.py").write_text(code + "async def answer() -> str:\n    return 'new'\n")
-        await until(lambda: "shop.py changed; starting the worker again" in log.read_text(), 10)
+        await until(lambda: "shop.py changed; starting the worker again" in log.read_text())
         await answers("new")
         (folder / "shop.py").write_text("this is no python")
-        await until(lambda: "the worker ended with code 1; waiting for a change" in log.read_text(), 15)
+        await until(lambda: "the worker ended with code 1; waiting for a change" in log.read_text())
         (folder / "shop.py").write_text(code + "async def answer() -> str:\n    return 'mended'\n")
         await answers("mended")
         process.send_signal(signal.SIGTERM)

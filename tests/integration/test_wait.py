@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID, uuid4
@@ -32,11 +32,10 @@ from dispatcher.embedded import EmbeddedServers
 from dispatcher.settings import Settings
 from dispatcher.subjects import Subjects
 from state.machine import Reason, State
+from tests.fixtures.patience import PUSHED, until
+from tests.fixtures.waits import looked
 from tests.integration import session_kinds as kinds
 from tests.integration.shop import Receipt, app, charge, login, rows
-
-SOON = 15.0
-"""Half the backstop: whatever comes earlier was pushed."""
 
 
 @pytest.fixture(autouse=True)
@@ -72,28 +71,12 @@ async def _announce(bus: Bus, settings: Settings, *ids: UUID, state: State = Sta
     await bus.publish(Subjects(settings.namespace).settled, b"".join(id.bytes + bytes([state]) for id in ids))
 
 
-async def _until(condition: Callable[[], bool], seconds: float = SOON) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never held"
-        await asyncio.sleep(0.001)
-
-
-async def _looked(task: Any) -> None:
-    """Return when the waiting thread has registered this task and looked once: what comes now must be pushed."""
-    waiting = app._home._waiting
-    await _until(lambda: task.id.bytes in waiting._waits and not waiting._due and not waiting._work.is_set())
-
-
 async def test_the_result_is_pushed(database_url: str, settings: Settings, bus: Bus) -> None:
     task = _enqueue(database_url)
-    waiting = asyncio.create_task(task.wait(timeout=SOON))
-    await asyncio.sleep(0)
+    waiting = asyncio.create_task(task.wait(timeout=PUSHED))
     other = _enqueue(database_url, 2)
-    both = asyncio.create_task(other.wait(timeout=SOON))
-    await asyncio.sleep(0)
-    await _looked(task)
-    await _looked(other)
+    both = asyncio.create_task(other.wait(timeout=PUSHED))
+    await looked(app, task, other)
     _end(database_url, task.id, b'{"order_id":1,"paid":true}')
     _end(database_url, other.id, b'{"order_id":2,"paid":false}')
     assert not waiting.done()
@@ -105,9 +88,9 @@ async def test_the_result_is_pushed(database_url: str, settings: Settings, bus: 
 async def test_a_task_that_has_ended_is_answered_at_once(database_url: str) -> None:
     task = _enqueue(database_url)
     _end(database_url, task.id, b'{"order_id":1,"paid":true}')
-    assert await task.wait(timeout=SOON) == Receipt(order_id=1)
-    assert await app.handle(task.id).wait(timeout=SOON) == {"order_id": 1, "paid": True}
-    assert await asyncio.to_thread(task.wait_blocking, SOON) == Receipt(order_id=1)
+    assert await task.wait(timeout=PUSHED) == Receipt(order_id=1)
+    assert await app.handle(task.id).wait(timeout=PUSHED) == {"order_id": 1, "paid": True}
+    assert await asyncio.to_thread(task.wait_blocking, PUSHED) == Receipt(order_id=1)
 
 
 async def test_failure_and_cancellation_are_told_apart(database_url: str) -> None:
@@ -115,10 +98,10 @@ async def test_failure_and_cancellation_are_told_apart(database_url: str) -> Non
     _end(database_url, failed.id, None, State.FAILED, "Traceback ...\nValueError: no such card")
     _end(database_url, cancelled.id, None, State.CANCELLED)
     with pytest.raises(TaskFailed, match=r"failed \(exhausted\): ValueError: no such card") as error:
-        await failed.wait(timeout=SOON)
+        await failed.wait(timeout=PUSHED)
     assert (error.value.reason, error.value.error) == ("exhausted", "Traceback ...\nValueError: no such card")
     with pytest.raises(TaskCancelled, match=r"was cancelled \(by_request\)"):
-        await cancelled.wait(timeout=SOON)
+        await cancelled.wait(timeout=PUSHED)
 
 
 async def test_timeout(database_url: str) -> None:
@@ -131,7 +114,7 @@ async def test_timeout(database_url: str) -> None:
         with pytest.raises(OptionError, match="timeout must be seconds"):
             await task.wait(timeout=wrong)
     waits = app._home._waiting._waits
-    await _until(lambda: not waits)
+    await until(lambda: not waits)
 
 
 @pytest.mark.parametrize("kind", kinds.TRANSACTIONAL)
@@ -139,7 +122,7 @@ def test_waiting_inside_the_creating_transaction_is_refused(database_url: str, k
     with kinds.TRANSACTIONAL[kind](database_url) as tx:
         task = charge.enqueue(tx, 1)
         with pytest.raises(NotCommitted, match="wait after the end of the transaction"):
-            task.wait_blocking(timeout=SOON)
+            task.wait_blocking(timeout=PUSHED)
     with pytest.raises(WaitTimeout):
         task.wait_blocking(timeout=0.05)
 
@@ -149,7 +132,7 @@ async def test_waiting_inside_the_creating_transaction_is_refused_async(database
     async with kinds.ASYNC_TRANSACTIONAL[kind](database_url) as tx:
         (task,) = await app.enqueue_many(tx, [charge.call(1)])
         with pytest.raises(NotCommitted):
-            await task.wait(timeout=SOON)
+            await task.wait(timeout=PUSHED)
     with pytest.raises(WaitTimeout):
         await task.wait(timeout=0.05)
 
@@ -167,7 +150,7 @@ def test_a_rolled_back_task_is_not_found(database_url: str) -> None:
         task = charge.enqueue(connection, 1)
         connection.rollback()
         with pytest.raises(TaskNotFound, match="never committed"):
-            task.wait_blocking(timeout=SOON)
+            task.wait_blocking(timeout=PUSHED)
 
 
 def test_a_commit_between_look_and_answer_is_seen(database_url: str) -> None:
@@ -196,9 +179,9 @@ async def test_waits_of_all_threads_and_loops_share_one_connection(
     looks: list[int] = []
     with ThreadPoolExecutor(20) as pool:
         loop = asyncio.get_running_loop()
-        waits = [loop.run_in_executor(pool, task.wait_blocking, SOON) for task in made[:10]]
-        waits += [loop.run_in_executor(pool, lambda t=task: asyncio.run(t.wait(SOON))) for task in made[10:]]  # type: ignore[misc]
-        await _until(lambda: app._home._waiting is not None and len(app._home._waiting._waits) == 20)
+        waits = [loop.run_in_executor(pool, task.wait_blocking, PUSHED) for task in made[:10]]
+        waits += [loop.run_in_executor(pool, lambda t=task: asyncio.run(t.wait(PUSHED))) for task in made[10:]]  # type: ignore[misc]
+        await until(lambda: app._home._waiting is not None and len(app._home._waiting._waits) == 20)
         looks += [row["n"] for row in rows(database_url, _CONNECTIONS)]
         for i, task in enumerate(made):
             _end(database_url, task.id, b'{"order_id":%d}' % i)
@@ -216,9 +199,8 @@ _CONNECTIONS = (
 
 async def test_a_broken_database_connection_is_opened_again(database_url: str, settings: Settings, bus: Bus) -> None:
     task = _enqueue(database_url)
-    waiting = asyncio.create_task(task.wait(timeout=SOON))
-    await asyncio.sleep(0)
-    await _looked(task)
+    waiting = asyncio.create_task(task.wait(timeout=PUSHED))
+    await looked(app, task)
     rows(
         database_url,
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -235,31 +217,28 @@ async def test_what_ended_while_the_broker_was_away_is_found_at_the_reconnect(
     app.configure(Settings(database_url=database_url, nats_url=own_servers.nats_url))
     task = _enqueue(database_url)
     waiting = asyncio.create_task(task.wait(timeout=60))
-    await asyncio.sleep(0)
-    await _looked(task)
+    await looked(app, task)
     await asyncio.to_thread(own_servers.kill_nats)
     _end(database_url, task.id, b'{"order_id":1}')
     started = time.monotonic()
     await asyncio.to_thread(own_servers.restart_nats)
     assert await waiting == Receipt(order_id=1)
-    assert time.monotonic() - started < SOON
+    assert time.monotonic() - started < PUSHED
 
 
 async def test_the_backstop_finds_what_nobody_announced(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher.waiting, "_BACKSTOP", 0.2)
     task = _enqueue(database_url)
-    waiting = asyncio.create_task(task.wait(timeout=SOON))
-    await asyncio.sleep(0)
-    await _looked(task)
+    waiting = asyncio.create_task(task.wait(timeout=PUSHED))
+    await looked(app, task)
     _end(database_url, task.id, b'{"order_id":1}')
     assert await waiting == Receipt(order_id=1)
 
 
 async def test_closing_ends_open_waits_and_later_ones_work_again(database_url: str) -> None:
     task = _enqueue(database_url)
-    waiting = asyncio.create_task(task.wait(timeout=SOON))
-    await asyncio.sleep(0)
-    await _looked(task)
+    waiting = asyncio.create_task(task.wait(timeout=PUSHED))
+    await looked(app, task)
     await app.close()
     with pytest.raises(DispatcherError, match="the app was closed while a task was waited for"):
         await waiting
@@ -285,7 +264,7 @@ async def test_an_unreachable_broker_does_not_hide_a_finished_task(
     task = _enqueue(database_url)
     _end(database_url, task.id, b'{"order_id":1}')
     app.configure(Settings(database_url=database_url, nats_url=f"nats://127.0.0.1:{unused_tcp_port}"))
-    assert await task.wait(timeout=SOON) == Receipt(order_id=1)
+    assert await task.wait(timeout=PUSHED) == Receipt(order_id=1)
 
 
 async def test_reading_a_result_with_the_callers_session(database_url: str) -> None:
@@ -306,4 +285,4 @@ async def test_a_secret_result_reaches_the_waiter_intact(database_url: str) -> N
     with psycopg.connect(database_url) as connection:
         task = login.enqueue(connection, "u", password=SecretStr("x"))
     _end(database_url, task.id, b'"hunter2"')
-    assert (await task.wait(timeout=SOON)).get_secret_value() == "hunter2"
+    assert (await task.wait(timeout=PUSHED)).get_secret_value() == "hunter2"

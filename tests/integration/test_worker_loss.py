@@ -17,6 +17,7 @@ from state.machine import Reason
 from state.sql import Sql
 from tests.fixtures import apps
 from tests.fixtures.fleet import Fleet, until
+from tests.fixtures.patience import PATIENCE, PUSHED
 
 LEASE = 2.0
 QUICK_ACK = '[defaults]\nack_wait = "2s"\n'
@@ -37,7 +38,7 @@ async def test_tasks_of_a_killed_worker_go_to_others_within_the_lease(fleet: Fle
         await fleet.entry("start", task)
     process.kill()
     for task in tasks:
-        await fleet.reaches(task, "queued", timeout=LEASE + 2)
+        await fleet.reaches(task, "queued", timeout=LEASE + PUSHED)
         assert (fleet.row(task)["attempt"], Reason(fleet.row(task)["reason"])) == (2, Reason.LEASE_EXPIRED)
     fleet.open("go")
     await fleet.worker()
@@ -50,8 +51,8 @@ async def test_a_task_that_kills_every_worker_ends_as_failed(fleet: Fleet) -> No
     task = fleet.enqueue(apps.vanish.call(99))
     for _ in range(3):
         process = fleet.process("worker", "tests.fixtures.apps:app", "-c", "2")
-        assert await process.ended(20) == 9
-    row = await fleet.reaches(task, "failed", timeout=LEASE + 3)
+        assert await process.ended() == 9
+    row = await fleet.reaches(task, "failed")
     assert (row["tries"], Reason(row["reason"])) == (3, Reason.LEASE_EXPIRED)
 
 
@@ -62,7 +63,7 @@ async def test_a_frozen_worker_writes_nothing_when_it_wakes(fleet: Fleet) -> Non
     await fleet.entry("start", frozen)
     process.send(signal.SIGSTOP)
     other = await fleet.worker()
-    again = await fleet.entry("start", frozen, number=2, timeout=LEASE + 15)
+    again = await fleet.entry("start", frozen, number=2)
     assert again.attempt == 2
     fleet.open("go")  # both end now: the one that is frozen when it wakes
     await fleet.reaches(frozen, "succeeded")
@@ -114,11 +115,11 @@ async def test_a_claim_whose_answer_is_lost_is_adopted(fleet: Fleet, monkeypatch
     await fleet.relay()
     await fleet.worker()
     task = fleet.enqueue(apps.note.options(max_attempts=1).call(4))
-    assert await task.wait(10) == 8
+    assert await task.wait(PATIENCE) == 8
     assert lost == [1]
     assert (fleet.row(task)["attempt"], fleet.row(task)["tries"]) == (1, 1)
-    assert await fleet.enqueue(apps.note.call(1)).wait(10) == 2  # under a new session
-    await until(lambda: fleet.count("sessions") == 0, LEASE + 4)
+    assert await fleet.enqueue(apps.note.call(1)).wait(PATIENCE) == 2  # under a new session
+    await until(lambda: fleet.count("sessions") == 0)
     assert fleet.count("claims") == 0
 
 
@@ -133,7 +134,7 @@ async def test_a_settle_whose_answer_is_lost_counts_once(
     task = fleet.enqueue(call)
     await fleet.reaches(task, "succeeded", "failed")
     await until(lambda: bool(lost))
-    assert await fleet.enqueue(apps.note.call(1)).wait(10) == 2
+    assert await fleet.enqueue(apps.note.call(1)).wait(PATIENCE) == 2
     assert fleet.row(task)["tries"] == 1
 
 
@@ -141,7 +142,7 @@ async def test_who_waits_hears_of_a_settle_whose_answer_was_lost(fleet: Fleet, m
     _lose_answer(monkeypatch, settle.SUCCEED)
     await fleet.relay()
     await fleet.worker()
-    assert await fleet.enqueue(apps.note.call(4)).wait(5) == 8
+    assert await fleet.enqueue(apps.note.call(4)).wait(PUSHED) == 8
 
 
 def _more_than(fleet: Fleet, number: int) -> bool:
@@ -158,7 +159,7 @@ async def test_ended_database_sessions_of_workers_lose_nothing(fleet: Fleet) -> 
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
             " AND starts_with(application_name, 'dispatcher worker')"
         )
-        await until(partial(_more_than, fleet, min(done + 10, 99)), 20)
+        await until(partial(_more_than, fleet, min(done + 10, 99)))
     await fleet.all_finish(len(tasks))
 
 
@@ -170,7 +171,7 @@ async def test_many_workers_killed_at_random_lose_nothing(fleet: Fleet) -> None:
     for victim in victims:
         victim.kill()
     survivor = await fleet.worker(slots=8)
-    await fleet.all_finish(len(tasks), 30)
+    await fleet.all_finish(len(tasks))
     assert survivor.settler.refused == 0
     rerun = {entry.task_id for entry in fleet.ledger("ran") if entry.attempt > 1}
     assert len(rerun) <= 4 + 4  # only what was running or claimed ahead

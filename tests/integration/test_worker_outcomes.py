@@ -8,6 +8,7 @@ from dispatcher.errors import TaskFailed
 from state.machine import Reason
 from tests.fixtures import apps
 from tests.fixtures.fleet import Fleet, until
+from tests.fixtures.patience import PATIENCE
 
 
 def reason(row: dict[str, object]) -> str:
@@ -21,7 +22,7 @@ async def test_async_and_plain_handlers_run_and_their_result_is_stored(fleet: Fl
     await fleet.relay()
     await fleet.worker()
     task = fleet.enqueue(kind.call(21))
-    assert await task.wait(10) == 42
+    assert await task.wait(PATIENCE) == 42
     assert [entry.value for entry in fleet.ledger("ran")] == ["21"]
     row = fleet.row(task)
     assert (row["tries"], row["attempt"], row["dispatch"]) == (1, 1, 1)
@@ -31,7 +32,7 @@ async def test_a_failing_handler_is_retried_after_its_back_off(fleet: Fleet) -> 
     await fleet.relay()
     await fleet.worker()
     task = fleet.enqueue(apps.flaky.call(2))
-    assert await task.wait(10) == 3
+    assert await task.wait(PATIENCE) == 3
     events = fleet.rows(
         "SELECT to_state, at, detail FROM dispatcher.task_events WHERE task_id = %s ORDER BY seq", task.id
     )
@@ -47,7 +48,7 @@ async def test_the_last_try_ends_as_failed(fleet: Fleet) -> None:
     await fleet.worker()
     task = fleet.enqueue(apps.flaky.call(99))
     with pytest.raises(TaskFailed, match="try 3 failed"):
-        await task.wait(10)
+        await task.wait(PATIENCE)
     row = fleet.row(task)
     assert (reason(row), row["tries"], row["max_tries"]) == ("exhausted", 3, 3)
 
@@ -75,7 +76,7 @@ async def test_retry_in_overrides_the_back_off_and_consumes_a_try(fleet: Fleet) 
     await fleet.relay()
     await fleet.worker()
     task = fleet.enqueue(apps.later.call(0.2))  # its back-off would be an hour
-    assert await task.wait(10) == "done"
+    assert await task.wait(PATIENCE) == "done"
     assert fleet.row(task)["tries"] == 2
     first, second = (event["at"] for event in fleet.rows(
         "SELECT at FROM dispatcher.task_events WHERE task_id = %s AND to_state IN (5, 3)"
@@ -88,7 +89,7 @@ async def test_snooze_consumes_no_try(fleet: Fleet) -> None:
     await fleet.relay()
     await fleet.worker()
     task = fleet.enqueue(apps.nap.call(3))
-    assert await task.wait(10) == 1
+    assert await task.wait(PATIENCE) == 1
     row = fleet.row(task)
     assert (row["tries"], row["attempt"]) == (1, 4)
 
@@ -107,11 +108,11 @@ async def test_a_handler_that_runs_too_long_times_out(fleet: Fleet, kind: object
     await fleet.relay()
     await fleet.worker(slots=1)
     task = fleet.enqueue(kind.call())  # type: ignore[attr-defined]
-    row = await fleet.reaches(task, "failed", timeout=5)
+    row = await fleet.reaches(task, "failed")
     assert reason(row) == "timeout"
     if kind is apps.stuck_plain:  # the thread was told, and what it returned changed nothing
         assert (await fleet.entry("end", task)).value == "True"
-    assert await fleet.enqueue(apps.note.call(1)).wait(10) == 2  # the slot is free again
+    assert await fleet.enqueue(apps.note.call(1)).wait(PATIENCE) == 2  # the slot is free again
     assert fleet.row(task)["result"] is None
 
 
@@ -120,10 +121,10 @@ async def test_progress_is_stored_and_its_last_value_wins(fleet: Fleet) -> None:
     await fleet.worker()
     task = fleet.enqueue(apps.measured.call("go"))
     await fleet.entry("start", task)
-    found = await until(lambda: fleet.rows("SELECT fraction, message, attempt FROM dispatcher.progress"), 5)
+    found = await until(lambda: fleet.rows("SELECT fraction, message, attempt FROM dispatcher.progress"))
     assert found == [{"fraction": 0.25, "message": "a quarter", "attempt": 1}]
     fleet.open("go")
-    await task.wait(10)
+    await task.wait(PATIENCE)
 
 
 async def test_a_result_that_cannot_be_stored_fails_the_task(fleet: Fleet) -> None:
@@ -149,8 +150,8 @@ async def test_whatever_a_plain_function_raises_is_an_outcome(fleet: Fleet, kind
     await fleet.relay()
     await fleet.worker()
     task = fleet.enqueue(apps.raising_plain.call(kind))
-    await fleet.reaches(task, "failed", timeout=5)
-    assert await fleet.enqueue(apps.note_plain.call(1)).wait(10) == 2
+    await fleet.reaches(task, "failed")
+    assert await fleet.enqueue(apps.note_plain.call(1)).wait(PATIENCE) == 2
 
 
 @pytest.mark.parametrize("text", apps.TEXTS)
@@ -161,5 +162,5 @@ async def test_no_text_of_a_handler_can_stop_a_worker(fleet: Fleet, text: str) -
     tasks = [fleet.enqueue(kind.call(text)) for kind in (apps.raising, apps.give_up, apps.not_now, apps.telling)]
     for task in tasks:
         await fleet.reaches(task, "failed", "cancelled", "succeeded")
-    assert await fleet.enqueue(apps.note.call(1)).wait(10) == 2
+    assert await fleet.enqueue(apps.note.call(1)).wait(PATIENCE) == 2
     assert not fleet.task_of(worker).done()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -10,6 +11,7 @@ from dispatcher.fleet import ask_workers, control_workers
 from dispatcher.subjects import Subjects
 from tests.fixtures.apps import hold, hold_plain, note
 from tests.fixtures.fleet import Fleet, until
+from tests.fixtures.patience import PATIENCE
 
 
 async def in_thread(cli: Any, *args: object) -> Any:
@@ -37,7 +39,7 @@ async def test_a_drained_worker_finishes_what_runs_and_leaves(fleet: Fleet, cli:
     await fleet.reaches(other, "succeeded")
     assert fleet.state(held) == "running"
     fleet.open("gate")
-    await asyncio.wait_for(fleet.task_of(first), 10)
+    await asyncio.wait_for(fleet.task_of(first), PATIENCE)
     assert fleet.state(held) == "succeeded"
     left = await ask_workers(fleet.bus, Subjects(fleet.settings.namespace), wait=0.2)
     assert [worker["worker"] for worker in left] == ["second"]
@@ -45,7 +47,7 @@ async def test_a_drained_worker_finishes_what_runs_and_leaves(fleet: Fleet, cli:
 
 async def test_a_stopped_worker_gives_back_at_once_also_in_its_drain(fleet: Fleet, cli: Any) -> None:
     await fleet.relay()
-    fleet.configure(grace=fleet.settings.lease)  # 30 s: nothing but the stop can end the wait
+    fleet.configure(grace=timedelta(seconds=4 * PATIENCE))  # nothing but the stop can end the wait
     worker = await fleet.worker(name="first")
     tasks = [fleet.enqueue(hold.call("gate")), fleet.enqueue(hold_plain.call("gate"))]
     for task in tasks:
@@ -53,9 +55,9 @@ async def test_a_stopped_worker_gives_back_at_once_also_in_its_drain(fleet: Flee
     subjects = Subjects(fleet.settings.namespace)
     assert await control_workers(fleet.bus, subjects, "drain", None, "test", wait=0.1)
     assert await control_workers(fleet.bus, subjects, "stop", str(uuid4()), "test", wait=0.1) == []
-    gone = await in_thread(cli, "workers", "stop", str(worker.boot_id), "--until-gone", "8", "--json")
+    gone = await in_thread(cli, "workers", "stop", str(worker.boot_id), "--until-gone", PATIENCE, "--json")
     assert (gone.code, gone.json["left"]) == (0, [])
-    await asyncio.wait_for(fleet.task_of(worker), 2)
+    await asyncio.wait_for(fleet.task_of(worker), PATIENCE)
     for task in tasks:
         row = fleet.row(task)
         assert (row["state"], row["tries"], row["attempt"]) == (3, 0, 2)
@@ -81,7 +83,7 @@ async def test_who_cannot_be_meant_is_told_so(fleet: Fleet, cli: Any) -> None:
     await fleet.bus.publish(Subjects(fleet.settings.namespace).workers, b"nonsense")
     task = fleet.enqueue(note.call(1))
     await fleet.reaches(task, "succeeded")
-    late = await in_thread(cli, "workers", "drain", "--all", "--yes", "--until-gone", "8")
+    late = await in_thread(cli, "workers", "drain", "--all", "--yes", "--until-gone", PATIENCE)
     assert (late.code, late.out) == (0, "front-1 drains\n")
     await until(fleet.task_of(worker).done)
 

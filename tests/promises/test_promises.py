@@ -35,6 +35,7 @@ from state.locks import FULL_RECONCILE, LEADER, advisory_key
 from state.machine import FINAL, State
 from tests.fixtures import apps
 from tests.fixtures.fleet import Fleet, until
+from tests.fixtures.patience import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("_short_lease")
 
@@ -88,7 +89,7 @@ async def test_committed_task_survives_a_frozen_worker(fleet: Fleet) -> None:
     await until(lambda: len(fleet.ledger("ran")) > 10)
     process.send(signal.SIGSTOP)
     await fleet.worker(slots=8)
-    await fleet.all_finish(len(tasks), timeout=40)
+    await fleet.all_finish(len(tasks), timeout=2 * PATIENCE)
     process.send(signal.SIGCONT)
     process.send(signal.SIGTERM)
     await process.ended()
@@ -101,7 +102,7 @@ async def test_committed_task_survives_a_frozen_relay(fleet: Fleet) -> None:
     await fleet.worker()
     process.send(signal.SIGSTOP)
     tasks = [fleet.enqueue(apps.note.call(n)) for n in range(20)]
-    await fleet.all_finish(len(tasks), timeout=10)
+    await fleet.all_finish(len(tasks))
 
 
 async def test_a_relay_frozen_in_a_full_reconcile_does_not_stop_push(fleet: Fleet) -> None:
@@ -122,7 +123,7 @@ async def test_a_relay_frozen_in_a_full_reconcile_does_not_stop_push(fleet: Flee
     with psycopg.connect(url, autocommit=True, application_name=names[0]["name"]) as frozen:
         frozen.execute(f"SELECT pg_advisory_lock({first}, {second})")  # as the frozen leader would
         task = fleet.enqueue(apps.note.call(1))
-        await fleet.reaches(task, "succeeded", timeout=15)
+        await fleet.reaches(task, "succeeded")
         with pytest.raises(psycopg.OperationalError):
             frozen.execute("SELECT 1")
 
@@ -141,8 +142,8 @@ async def test_committed_task_survives_ending_database_sessions(fleet: Fleet) ->
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
             " AND starts_with(application_name, 'dispatcher ')"
         )
-        await until(partial(_more_than, fleet, min(done + 5, 99)), 20)
-    await fleet.all_finish(len(tasks), timeout=40)
+        await until(partial(_more_than, fleet, min(done + 5, 99)))
+    await fleet.all_finish(len(tasks), timeout=2 * PATIENCE)
 
 
 async def test_each_task_ends_in_exactly_one_final_state(fleet: Fleet) -> None:
@@ -152,7 +153,7 @@ async def test_each_task_ends_in_exactly_one_final_state(fleet: Fleet) -> None:
     calls: list[Any] = [apps.note.call(1), apps.flaky.call(1), apps.flaky.call(9), apps.picky.call("key")]
     calls += [apps.give_up.call("no"), apps.stuck.call(), apps.unstorable.call(), apps.nap.call(1)]
     tasks = fleet.enqueue_many(calls * 8)
-    await until(lambda: fleet.finished() == len(tasks), 20)
+    await until(lambda: fleet.finished() == len(tasks))
     finals = fleet.rows(
         "SELECT t.state, count(e.*) AS n FROM dispatcher.tasks t LEFT JOIN dispatcher.task_events e"
         " ON e.task_id = t.id AND e.to_state IN (6, 7, 8) GROUP BY t.id, t.state"
@@ -168,7 +169,7 @@ async def test_stale_workers_write_changes_nothing(fleet: Fleet) -> None:
     await fleet.entry("start", task)
     process.send(signal.SIGSTOP)
     await fleet.worker()
-    await fleet.entry("start", task, number=2, timeout=20)
+    await fleet.entry("start", task, number=2)
     fleet.open("go")
     await fleet.reaches(task, "succeeded")
     before = fleet.rows("SELECT * FROM dispatcher.task_events ORDER BY task_id, seq"), fleet.row(task)
@@ -185,8 +186,8 @@ async def test_tries_never_exceed_the_maximum(fleet: Fleet) -> None:
     failing = fleet.enqueue(apps.flaky.options(queue="other").call(99))
     await fleet.worker(queues=("other",))
     for _ in range(3):
-        assert await fleet.process("worker", "tests.fixtures.apps:app").ended(30) == 9
-    await fleet.reaches(task, "failed", timeout=10)
+        assert await fleet.process("worker", "tests.fixtures.apps:app").ended() == 9
+    await fleet.reaches(task, "failed")
     await fleet.reaches(failing, "failed")
     for each in (task, failing):
         assert (fleet.row(each)["tries"], fleet.row(each)["max_tries"]) == (3, 3)
@@ -202,7 +203,7 @@ async def test_cancelled_is_only_said_when_true(fleet: Fleet) -> None:
     later, done = fleet.enqueue(apps.note.options(delay=60).call(9)), fleet.enqueue(apps.note.call(1))
     for task in (running, deaf):
         await fleet.entry("start", task)
-    await done.wait(10)
+    await done.wait(PATIENCE)
     ids = [running.id, deaf.id, later.id, done.id, UUID(int=1)]
     with fleet.connection.transaction():
         answers = {answer.id: answer.outcome for answer in apps.app.cancel(fleet.connection, *ids)}
@@ -230,10 +231,10 @@ async def test_secrets_appear_nowhere(fleet: Fleet, caplog: pytest.LogCaptureFix
     await fleet.relay()
     process = await fleet.worker_process()
     tasks = [fleet.enqueue(apps.login.call("ann", SecretStr(SECRET), how)) for how in HOW]
-    await until(lambda: fleet.finished() == len(tasks), 20)
+    await until(lambda: fleet.finished() == len(tasks))
     process.send(signal.SIGTERM)
     await process.ended()
-    assert (await tasks[0].wait(5)).get_secret_value() == SECRET  # the handler and who may know it get it intact
+    assert (await tasks[0].wait(PATIENCE)).get_secret_value() == SECRET  # the handler and who may know it get it intact
 
     shown: dict[str, str] = {"log of the worker": process.output, "own log": caplog.text, "messages": repr(seen)}
     for table in (
@@ -268,7 +269,7 @@ async def test_audit_trail_is_complete(fleet: Fleet) -> None:
     await fleet.relay()
     await fleet.worker()
     task = fleet.enqueue(apps.flaky.call(1))
-    await task.wait(10)
+    await task.wait(PATIENCE)
     cancelled = fleet.enqueue(apps.note.options(delay=60).call(1))
     with fleet.connection.transaction():
         apps.app.cancel(fleet.connection, cancelled.id, actor="ann")

@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from dispatcher.subjects import Subjects
 from tests.fixtures import apps
 from tests.fixtures.cluster import Cluster
 from tests.fixtures.fleet import Fleet, Process, until
+from tests.fixtures.patience import PATIENCE
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,7 +35,8 @@ async def load(fleet: Fleet) -> AsyncIterator[list[Task[Any]]]:
     async def create() -> None:
         while not over.is_set():
             tasks.extend(fleet.enqueue_many([apps.doze.call(0.01) for _ in range(10)]))
-            await asyncio.sleep(0.05)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), 0.05)
 
     creating = asyncio.create_task(create())
     try:
@@ -46,14 +48,13 @@ async def load(fleet: Fleet) -> AsyncIterator[list[Task[Any]]]:
 
 async def goes_on(fleet: Fleet, tasks: list[Task[Any]]) -> None:
     """A task that was created just now is finished: everything on its way works again."""
-    await asyncio.sleep(0)
     number = len(tasks)
-    await until(lambda: len(tasks) > number and fleet.state(tasks[number]) == "succeeded", 60, "work goes on")
+    await until(lambda: len(tasks) > number and fleet.state(tasks[number]) == "succeeded", 2 * PATIENCE, "work goes on")
 
 
 async def assert_none_lost_none_twice(fleet: Fleet, cluster: Cluster, tasks: list[Task[Any]]) -> None:
     """By what the handlers wrote down themselves; the fixture checks the whole audit trail after that."""
-    await fleet.all_finish(len(tasks), timeout=60)
+    await fleet.all_finish(len(tasks), timeout=2 * PATIENCE)
     ran = Counter(entry.task_id for entry in fleet.ledger("ran"))
     assert set(ran) == {task.id for task in tasks}
     assert {task: times for task, times in ran.items() if times > 1} == {}
@@ -77,16 +78,16 @@ async def test_a_killed_stream_leader_and_restarted_nodes_lose_nothing(
         await leader.end(signal.SIGKILL)
         await goes_on(cluster_fleet, tasks)  # on two nodes of three
         leader.start()
-        await until(cluster.is_healthy, 30, "the killed node is back")
+        await until(cluster.is_healthy, what="the killed node is back")
         for node in cluster.nodes:
             await cluster.restart(node)
             await goes_on(cluster_fleet, tasks)
         # one of three is no majority, and it never led: nobody can publish, nothing can be asked
-        led = await until(lambda: cluster.leader_of(cluster_fleet.bus, stream), 30)
+        led = await until(lambda: cluster.leader_of(cluster_fleet.bus, stream))
         killed = [led, next(node for node in cluster.nodes if node is not led)]
         await asyncio.gather(*(node.end(signal.SIGKILL) for node in killed))
-        late = asyncio.create_task(cluster_fleet.worker(patience=60))
-        await until(lambda: "JetStream does not answer as it should" in caplog.text, 30)
+        late = asyncio.create_task(cluster_fleet.worker(patience=2 * PATIENCE))
+        await until(lambda: "JetStream does not answer as it should" in caplog.text)
         for node in killed:
             node.start()
         await late
@@ -115,4 +116,4 @@ async def test_a_rolling_restart_of_every_process_loses_nothing(cluster_fleet: F
 
 async def stopped_in_order(process: Process) -> None:
     process.send(signal.SIGTERM)
-    assert await process.ended(30) == 0, process.output
+    assert await process.ended() == 0, process.output

@@ -11,6 +11,7 @@ import pytest
 from dispatcher.embedded import EmbeddedServers
 from tests.fixtures import apps
 from tests.fixtures.fleet import Fleet, connect, until
+from tests.fixtures.patience import PATIENCE
 
 pytestmark = pytest.mark.filterwarnings(  # nats-py drops the stream of a failed reconnect without closing it
     "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -28,7 +29,7 @@ async def test_committed_task_survives_a_broker_outage(own_fleet: Fleet, own_ser
     before = relay.leader._last_look if relay.leader else 0
     await until(lambda: relay.leader is not None and relay.leader._last_look > before + 0.5)
     await asyncio.to_thread(own_servers.restart_nats)
-    await own_fleet.all_finish(len(first) + len(more), timeout=30)
+    await own_fleet.all_finish(len(first) + len(more))
 
 
 async def test_committed_task_survives_wiping_the_brokers_store(own_fleet: Fleet, own_servers: EmbeddedServers) -> None:
@@ -37,7 +38,7 @@ async def test_committed_task_survives_wiping_the_brokers_store(own_fleet: Fleet
     tasks = own_fleet.enqueue_many([apps.doze.call(0.02) for _ in range(150)])
     await until(lambda: own_fleet.finished() > 20)
     await asyncio.to_thread(own_servers.restart_nats, wipe=True)
-    await own_fleet.all_finish(len(tasks), timeout=45)
+    await own_fleet.all_finish(len(tasks), timeout=2 * PATIENCE)
     assert len(own_fleet.ledger("ran")) == len(tasks)
 
 
@@ -53,10 +54,10 @@ async def test_committed_task_survives_restoring_an_old_broker_store(
     shutil.copytree(store, copy)
     await asyncio.to_thread(own_servers.restart_nats)
     worker = await own_fleet.worker()
-    await own_fleet.all_finish(len(done), timeout=30)
+    await own_fleet.all_finish(len(done))
     await own_fleet.stop(worker)
     later = own_fleet.enqueue_many([apps.note.call(n) for n in range(100, 140)])
-    await until(lambda: own_fleet.count("outbox") == 0, 15)
+    await until(lambda: own_fleet.count("outbox") == 0)
     await own_fleet.stop(relay)
     await asyncio.to_thread(own_servers._guarded().stop, "nats")
     shutil.rmtree(store)
@@ -64,7 +65,7 @@ async def test_committed_task_survives_restoring_an_old_broker_store(
     await asyncio.to_thread(own_servers.restart_nats)
     await own_fleet.relay()
     await own_fleet.worker()
-    await own_fleet.all_finish(len(done) + len(later), timeout=60)
+    await own_fleet.all_finish(len(done) + len(later), timeout=2 * PATIENCE)
     assert len(own_fleet.ledger("ran")) == len(done) + len(later)
 
 
@@ -78,7 +79,7 @@ async def test_committed_task_survives_a_crash_of_the_database(own_fleet: Fleet,
     await asyncio.to_thread(own_servers.restart_postgres)
     own_fleet.connection = connect(own_fleet.settings)
     assert own_fleet.count("tasks") == len(tasks)
-    await own_fleet.all_finish(len(tasks), timeout=40)
+    await own_fleet.all_finish(len(tasks), timeout=2 * PATIENCE)
 
 
 async def test_committed_task_survives_damaged_files_of_the_broker(
@@ -96,4 +97,4 @@ async def test_committed_task_survives_damaged_files_of_the_broker(
         state.write_bytes(bytes([state.read_bytes()[0] ^ 128]) + state.read_bytes()[1:])
     await asyncio.to_thread(own_servers.restart_nats)
     more = own_fleet.enqueue_many([apps.note.call(n) for n in range(20)])
-    await own_fleet.all_finish(len(tasks) + len(more), timeout=40)
+    await own_fleet.all_finish(len(tasks) + len(more), timeout=2 * PATIENCE)

@@ -17,6 +17,7 @@ from state.ids import new_id
 from state.machine import Reason, State
 from tests.fixtures import kinds
 from tests.fixtures.apps import LEDGER
+from tests.fixtures.patience import PATIENCE, until
 from workers.attempt import Attempt, Delivery, Outcome, Stop
 from workers.executor import Executor
 from workers.inputs import Inputs
@@ -54,7 +55,7 @@ class Bench:
         self.executor.submit([attempt])
         return attempt
 
-    async def outcome(self, attempt: Attempt, timeout: float = 15.0) -> Outcome:
+    async def outcome(self, attempt: Attempt, timeout: float = PATIENCE) -> Outcome:
         async with asyncio.timeout(timeout):
             while attempt.outcome is None:
                 self._changed.clear()
@@ -65,9 +66,7 @@ class Bench:
         await self.until(lambda: all(str(a.task_id) in (self.home / "ledger").read_text() for a in attempts))
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(15):
-            while not condition():  # noqa: ASYNC110 - files and counters ring no bell
-                await asyncio.sleep(0.01)
+        await until(condition)
 
 
 @pytest.fixture
