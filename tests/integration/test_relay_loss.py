@@ -103,6 +103,7 @@ async def test_purged_messages_are_sent_again(fleet: Fleet, monkeypatch: pytest.
     await fleet.bus.api(f"STREAM.PURGE.{Subjects(fleet.settings.namespace).stream_name('TASKS')}")
     await fleet.worker()
     await fleet.all_finish(30)
+    assert min(row["dispatch"] for row in fleet.rows("SELECT dispatch FROM dispatcher.tasks")) >= 2
 
 
 async def test_messages_that_only_wait_are_not_sent_twice(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

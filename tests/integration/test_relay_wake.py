@@ -95,10 +95,11 @@ async def test_timers_are_on_time(fleet: Fleet) -> None:
 
 async def test_an_earlier_timer_wakes_a_leader_that_sleeps_for_a_later_one(fleet: Fleet) -> None:
     relay = await fleet.relay()
-    fleet.enqueue(apps.note.options(delay=3600).call(1))
+    later = fleet.enqueue(apps.note.options(delay=3600).call(1))
     await until(lambda: relay.leader is not None and relay.leader.sleep.holds)
     soon = fleet.enqueue(apps.note.options(delay=0.3).call(2))
     await fleet.reaches(soon, "queued")
+    assert fleet.state(later) == "scheduled"
 
 
 async def test_plain_sql_wakes_too(fleet: Fleet) -> None:

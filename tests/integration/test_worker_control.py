@@ -88,6 +88,7 @@ async def test_a_cancel_whose_message_is_lost_still_arrives(fleet: Fleet) -> Non
     await fleet.stop(relay)
     cancel(fleet, task)
     await fleet.reaches(task, "cancelled")
+    assert [entry.task_id for entry in fleet.ledger("stopped", "end")] == [task.id]
 
 
 async def test_an_expired_task_fails_and_wakes_who_waits(fleet: Fleet) -> None:
@@ -210,6 +211,7 @@ async def test_long_tasks_fill_every_slot(fleet: Fleet) -> None:
     await until(lambda: len(fleet.ledger("start")) == 24, what="every slot runs a task")
     fleet.open("go")
     await fleet.all_finish(24)
+    assert [entry.attempt for entry in fleet.ledger("start")] == [1] * 24
 
 
 async def test_two_workers_share_the_work(fleet: Fleet) -> None:

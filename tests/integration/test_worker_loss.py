@@ -161,6 +161,7 @@ async def test_ended_database_sessions_of_workers_lose_nothing(fleet: Fleet) -> 
         )
         await until(partial(_more_than, fleet, min(done + 10, 99)))
     await fleet.all_finish(len(tasks))
+    assert {entry.task_id for entry in fleet.ledger("ran")} == {task.id for task in tasks}
 
 
 async def test_many_workers_killed_at_random_lose_nothing(fleet: Fleet) -> None:

@@ -120,7 +120,7 @@ def connection(database_url: str) -> Iterator[psycopg.Connection]:
         opened.rollback()
 
 
-def _insert(connection: psycopg.Connection, table: str, row: dict[str, Any]) -> None:
+def _insert(connection: psycopg.Connection, table: str, row: dict[str, Any]) -> int:
     """Insert one row and take it back."""
     if table == "lanes":
         queue = connection.execute("SELECT id FROM dispatcher.queues WHERE name = 'first'").fetchone()
@@ -132,14 +132,14 @@ def _insert(connection: psycopg.Connection, table: str, row: dict[str, Any]) -> 
         sql.SQL(", ").join(map(sql.Placeholder, row)),
     )
     with connection.transaction(force_rollback=True):
-        connection.execute(statement, row)
+        return connection.execute(statement, row).rowcount
 
 
 def test_good_rows_are_accepted(connection: psycopg.Connection) -> None:
     for table, row in GOOD.items():
-        _insert(connection, table, row)
+        assert _insert(connection, table, row) == 1
     for table, change in ALSO_GOOD:
-        _insert(connection, table, GOOD[table] | change)
+        assert _insert(connection, table, GOOD[table] | change) == 1
 
 
 def test_every_check_refuses_its_bad_rows(connection: psycopg.Connection) -> None:

@@ -209,3 +209,4 @@ def test_strict_isolation_by_default_does_not_matter(database_url: str, connecti
     connection.execute(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'serializable'")
     migrate.upgrade(database_url, "strict_house")
     migrate.check_schema_version(database_url, "strict_house")
+    assert connection.execute("SELECT to_regclass('strict_house.tasks') IS NOT NULL").fetchone() == (True,)

@@ -70,6 +70,7 @@ async def test_committed_task_survives_relay_kill(fleet: Fleet) -> None:
     tasks += [fleet.enqueue(apps.note.call(n)) for n in range(50)]
     await fleet.relay()
     await fleet.all_finish(len(tasks))
+    assert sorted(entry.task_id for entry in fleet.ledger("ran")) == sorted(task.id for task in tasks)  # each once
 
 
 async def test_committed_task_survives_worker_kill(fleet: Fleet) -> None:
@@ -80,6 +81,7 @@ async def test_committed_task_survives_worker_kill(fleet: Fleet) -> None:
     process.kill()
     await fleet.worker(slots=8)
     await fleet.all_finish(len(tasks))
+    assert {entry.task_id for entry in fleet.ledger("ran")} == {task.id for task in tasks}
 
 
 async def test_committed_task_survives_a_frozen_worker(fleet: Fleet) -> None:
@@ -103,6 +105,7 @@ async def test_committed_task_survives_a_frozen_relay(fleet: Fleet) -> None:
     process.send(signal.SIGSTOP)
     tasks = [fleet.enqueue(apps.note.call(n)) for n in range(20)]
     await fleet.all_finish(len(tasks))
+    assert sorted(entry.task_id for entry in fleet.ledger("ran")) == sorted(task.id for task in tasks)  # each once
 
 
 async def test_a_relay_frozen_in_a_full_reconcile_does_not_stop_push(fleet: Fleet) -> None:
@@ -144,6 +147,7 @@ async def test_committed_task_survives_ending_database_sessions(fleet: Fleet) ->
         )
         await until(partial(_more_than, fleet, min(done + 5, 99)))
     await fleet.all_finish(len(tasks), timeout=2 * PATIENCE)
+    assert {entry.task_id for entry in fleet.ledger("ran")} == {task.id for task in tasks}
 
 
 async def test_each_task_ends_in_exactly_one_final_state(fleet: Fleet) -> None:

@@ -30,6 +30,7 @@ async def test_committed_task_survives_a_broker_outage(own_fleet: Fleet, own_ser
     await until(lambda: relay.leader is not None and relay.leader._last_look > before + 0.5)
     await asyncio.to_thread(own_servers.restart_nats)
     await own_fleet.all_finish(len(first) + len(more))
+    assert {entry.task_id for entry in own_fleet.ledger("ran")} == {task.id for task in (*first, *more)}
 
 
 async def test_committed_task_survives_wiping_the_brokers_store(own_fleet: Fleet, own_servers: EmbeddedServers) -> None:
