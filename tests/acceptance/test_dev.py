@@ -154,7 +154,7 @@ def test_quick_start(dev: Dev) -> None:
 
 
 def test_killed_worker_is_started_again_and_the_running_task_finishes_at_the_first_ctrl_c(dev: Dev) -> None:
-    (worker,) = dev.workers()
+    (worker,) = until_blocking(dev.workers)
     os.kill(worker["pid"], signal.SIGKILL)
     dev.wait_for(lambda line: "worker ended with SIGKILL; starting it again" in line)
     assert dispatcher(dev.folder, "enqueue", "tasks.greet", "name=Eve", "--wait").returncode == 0

@@ -134,9 +134,13 @@ async def test_the_whole_system_runs_under_the_roles_and_over_tls(
         with pytest.raises(TaskFailed, match="expiry"):
             await unserved.wait(PATIENCE)
         await _run_cancel_retry_and_pause(secured, tmp_path, publisher, enqueuer, reader)
-        capsys.readouterr()
-        await asyncio.to_thread(cli, secured, "operator", "workers", "list", "--json")
-        assert len(json.loads(capsys.readouterr().out)["workers"]) == 1
+
+        async def workers() -> Any:
+            capsys.readouterr()
+            await asyncio.to_thread(cli, secured, "operator", "workers", "list", "--json")
+            return json.loads(capsys.readouterr().out)["workers"]
+
+        assert len(await until(workers)) == 1
         for arguments in (["tasks", "list"], ["tasks", "show", str(task.id)], ["tasks", "stats"], ["prune"]):
             await asyncio.to_thread(cli, secured, "operator", *arguments)
         await asyncio.to_thread(cli, secured, "relay", "prune")  # what its leader does by itself

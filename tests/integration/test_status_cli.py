@@ -214,9 +214,9 @@ def test_workers_list_asks_the_workers(settings: Settings, cli: Callable[..., Ra
 
     thread, stop = in_background(settings, answer)
     try:
-        found = cli("workers", "list", "--wait", "0.3", "--json").json["workers"]
+        found = cli("workers", "list", "--wait", "1", "--json").json["workers"]
         assert [worker["worker"] for worker in found] == ["w\x1b2"]
-        human = cli("workers", "list", "--wait", "0.3").out
+        human = cli("workers", "list", "--wait", "1").out
         assert "w\\x1b2" in human and "1/4" in human and "a, b" in human
     finally:
         stop.set()

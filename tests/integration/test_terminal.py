@@ -14,6 +14,7 @@ from typing import Any
 from dispatcher.dev.child import command_line, environment
 from dispatcher.settings import Settings
 from tests.fixtures.apps import flaky, note, raising
+from tests.fixtures.commands import answered
 from tests.fixtures.fleet import Fleet, Process, until
 from tests.fixtures.patience import PATIENCE
 
@@ -89,13 +90,14 @@ async def test_top_shows_queues_workers_and_the_relay(fleet: Fleet, cli: Any) ->
     done = fleet.enqueue(note.call(1))
     fleet.enqueue(note.options(queue="mail").call(1))
     await fleet.reaches(done, "succeeded")
-    frame = (await asyncio.to_thread(cli, "top", "--once", "--json")).json
+    answers = "top", "--once", "--json"
+    frame = (await answered(cli, *answers, when=lambda ran: bool(ran.json["workers"] and ran.json["relay"]))).json
     mail = next(queue for queue in frame["queues"] if queue["name"] == "mail")
     assert (mail["depth"], mail["counts"], bool(mail["oldest_queued_at"])) == (1, {"queued": 1}, True)
     assert [worker["slots"] for worker in frame["workers"]] == [3]
     assert frame["relay"] == relay.name
-    screen = (await asyncio.to_thread(cli, "top", "--once")).out
-    assert "\x1b" not in screen and "w1" in screen and "mail" in screen and relay.name in screen
+    screen = (await answered(cli, "top", "--once", when=lambda ran: "w1" in ran.out and relay.name in ran.out)).out
+    assert "\x1b" not in screen and "mail" in screen
     process = fleet.process("top", "--json", "--interval", "0.5")
     await until(lambda: len(moves(process)) >= 1)
     fleet.enqueue_many([note.call(n) for n in range(50)])
@@ -122,7 +124,7 @@ def test_top_draws_in_place_on_a_terminal(settings: Settings) -> None:
     assert b"no worker answers" in seen and b"\x1b[J" in seen
 
 
-async def test_reload_starts_the_worker_again_with_the_new_code(fleet: Fleet, tmp_path: Path) -> None:
+async def test_reload_starts_the_worker_again_with_the_new_code(fleet: Fleet, cli: Any, tmp_path: Path) -> None:
     folder = tmp_path / "shop"
     folder.mkdir()
     code = 'from dispatcher import Dispatcher\napp = Dispatcher("shop")\n@app.task(name="answer")\n'
@@ -136,9 +138,9 @@ async def test_reload_starts_the_worker_again_with_the_new_code(fleet: Fleet, tm
         )  # fmt: skip
 
     async def answers(what: str) -> None:
-        ran = fleet.process("enqueue", "answer", "--wait", "--timeout", "20", "--json")
-        assert await ran.ended() == 0, log.read_text()
-        assert json.loads(ran.output)["task"]["result"] == what
+        ran = await asyncio.to_thread(cli, "enqueue", "answer", "--wait", "--timeout", PATIENCE, "--json")
+        assert ran.code == 0, log.read_text()
+        assert ran.json["task"]["result"] == what
 
     try:
         await answers("old")
@@ -150,7 +152,7 @@ async def test_reload_starts_the_worker_again_with_the_new_code(fleet: Fleet, tm
         (folder / "shop.py").write_text(code + "async def answer() -> str:\n    return 'mended'\n")
         await answers("mended")
         process.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(process.wait, 15) == 0
+        assert await asyncio.to_thread(process.wait, PATIENCE) == 0
     finally:
         if process.poll() is None:
             process.kill()

@@ -10,6 +10,7 @@ from uuid import uuid4
 from dispatcher.fleet import ask_workers, control_workers
 from dispatcher.subjects import Subjects
 from tests.fixtures.apps import hold, hold_plain, note
+from tests.fixtures.commands import answered
 from tests.fixtures.fleet import Fleet, until
 from tests.fixtures.patience import PATIENCE
 
@@ -23,17 +24,17 @@ async def test_a_drained_worker_finishes_what_runs_and_leaves(fleet: Fleet, cli:
     first = await fleet.worker(name="first")
     held = fleet.enqueue(hold.call("gate"))
     await fleet.entry("start", held)
-    (shown,) = (await in_thread(cli, "workers", "show", "first", "--json")).json["workers"]
+    (shown,) = (await answered(cli, "workers", "show", "first", "--json")).json["workers"]
     (task,) = shown["tasks"]
     assert (task["id"], task["type"], task["queue"], task["place"]) == (str(held.id), "hold", "default", "running")
     assert 0 < task["age"] < 60
     assert (shown["executing"], shown["slots"], shown["boot_id"]) == (1, 4, str(first.boot_id))
-    human = await in_thread(cli, "workers", "show", "first")
-    assert str(held.id) in human.out and "1/4" in (await in_thread(cli, "workers", "list")).out
+    assert str(held.id) in (await answered(cli, "workers", "show", "first")).out
+    await answered(cli, "workers", "list", when=lambda ran: "1/4" in ran.out)
 
-    answer = await in_thread(cli, "workers", "drain", "first", "--json")
+    answer = await answered(cli, "workers", "drain", "first", "--json")
     assert [worker["worker"] for worker in answer.json["asked"]] == ["first"]
-    assert "draining" in (await in_thread(cli, "workers", "list")).out
+    await answered(cli, "workers", "list", when=lambda ran: "draining" in ran.out)
     await fleet.worker(name="second")
     other = fleet.enqueue(note.call(1))
     await fleet.reaches(other, "succeeded")
@@ -41,7 +42,7 @@ async def test_a_drained_worker_finishes_what_runs_and_leaves(fleet: Fleet, cli:
     fleet.open("gate")
     await asyncio.wait_for(fleet.task_of(first), PATIENCE)
     assert fleet.state(held) == "succeeded"
-    left = await ask_workers(fleet.bus, Subjects(fleet.settings.namespace), wait=0.2)
+    left = await until(lambda: ask_workers(fleet.bus, Subjects(fleet.settings.namespace), wait=0.2))
     assert [worker["worker"] for worker in left] == ["second"]
 
 
@@ -53,7 +54,7 @@ async def test_a_stopped_worker_gives_back_at_once_also_in_its_drain(fleet: Flee
     for task in tasks:
         await fleet.entry("start", task)
     subjects = Subjects(fleet.settings.namespace)
-    assert await control_workers(fleet.bus, subjects, "drain", None, "test", wait=0.1)
+    assert await until(lambda: control_workers(fleet.bus, subjects, "drain", None, "test", wait=0.1))
     assert await control_workers(fleet.bus, subjects, "stop", str(uuid4()), "test", wait=0.1) == []
     gone = await in_thread(cli, "workers", "stop", str(worker.boot_id), "--until-gone", PATIENCE, "--json")
     assert (gone.code, gone.json["left"]) == (0, [])
@@ -73,8 +74,8 @@ async def test_who_cannot_be_meant_is_told_so(fleet: Fleet, cli: Any) -> None:
         (["drain"], 2, "name one worker, or give --all"),
         (["stop", "front-1", "--all"], 2, "not both"),
         (["stop", "--all"], 2, "confirm with --yes"),
-        (["drain", "front-2", "--wait", "0.1"], 3, "no worker 'front-2' answers; did you mean 'front-1'?"),
-        (["show", "front-2", "--wait", "0.1"], 3, "did you mean 'front-1'?"),
+        (["drain", "front-2", "--wait", "0.5"], 3, "no worker 'front-2' answers; did you mean 'front-1'?"),
+        (["show", "front-2", "--wait", "0.5"], 3, "did you mean 'front-1'?"),
     ):
         ran = await in_thread(cli, "workers", *args)
         assert (ran.code, ran.out, says in ran.err, ran.err.count("\n")) == (code, "", True, 1), ran.err
@@ -99,5 +100,5 @@ async def test_presence_asks_postgresql_nothing(fleet: Fleet, cli: Any) -> None:
 
     before = last_statements()
     for args in (["list"], ["show", "first"]):
-        assert (await in_thread(cli, "workers", *args)).code == 0
+        await answered(cli, "workers", *args)
     assert last_statements() == before
