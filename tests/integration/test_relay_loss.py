@@ -82,7 +82,10 @@ async def test_when_the_stream_is_full_the_relay_waits_and_goes_on(
     await fleet.all_finish(101, timeout=2 * PATIENCE)
 
 
-async def test_a_deleted_stream_is_made_again_and_its_tasks_are_sent_again(fleet: Fleet) -> None:
+async def test_a_deleted_stream_is_made_again_and_its_tasks_are_sent_again(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_GUARD_SECONDS", 1.0)
     fleet.configure(backstop=timedelta(seconds=2))
     await fleet.relay()
     tasks = fleet.enqueue_many([apps.note.call(n) for n in range(30)])

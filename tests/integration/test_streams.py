@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from dispatcher.streams.verify import verify
 from dispatcher.streams.wanted import consumer_document, stream_document
 from dispatcher.subjects import Subjects
 from state.registry import LANE_MAP, REGISTER_QUEUE, REGISTER_TYPES, TYPE_IDS
+from tests.fixtures.commands import Ran
 
 MAIL = Lane("TASKS", "mail", "high")
 
@@ -315,43 +317,16 @@ async def test_the_registration_also_runs_on_numbered_parameters(settings: Setti
         await connection.close()
 
 
-class Cli:
-    """Runs ``dispatcher streams …`` as a process."""
-
-    def __init__(self, settings: Settings, file: Path) -> None:
-        self.settings, self.file = settings, file
-
-    async def __call__(self, *arguments: str) -> tuple[int, Any, str]:
-        import json
-        import os
-        import sys
-
-        environment = {
-            **os.environ,
-            "DISPATCHER_DATABASE_URL": self.settings.database_url or "",
-            "DISPATCHER_NATS_URL": self.settings.nats_url or "",
-            "DISPATCHER_NAMESPACE": self.settings.namespace,
-            "DISPATCHER_STREAMS_CONF": str(self.file),
-        }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "dispatcher",
-            "streams",
-            *arguments,
-            env=environment,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        out, errors = await process.communicate()
-        assert process.returncode is not None
-        data = json.loads(out) if "--json" in arguments or "export" in arguments else out.decode()
-        return process.returncode, data, errors.decode()
-
-
-async def test_command_line(bus: Bus, settings: Settings, stream: str, tmp_path: Path) -> None:
+async def test_command_line(
+    bus: Bus, stream: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., Ran]
+) -> None:
     file = tmp_path / "streams.conf"
-    run = Cli(settings, file)
+    monkeypatch.setenv("DISPATCHER_STREAMS_CONF", str(file))
+
+    async def run(*arguments: str) -> tuple[int, Any, str]:
+        ran = await asyncio.to_thread(cli, "streams", *arguments)
+        return ran.code, ran.json if "--json" in arguments or "export" in arguments else ran.out, ran.err
+
     file.write_text("[queues.mail]\nlanes = ['x']\n")
     assert (await run("validate"))[0] == 0
     code, data, _ = await run("diff", "--json")
