@@ -12,7 +12,7 @@ import pytest
 
 from state.machine import State
 from state.sessions import CLOSE
-from state.settle import SUCCEED
+from state.settle import LEAVE, SUCCEED
 from state.sql import Sql
 from tests.fixtures.fleet import assert_sound
 from tests.fixtures.patience import PATIENCE, until_blocking
@@ -265,20 +265,20 @@ def test_a_cancel_that_commits_while_its_task_is_settled_leaves_nothing_behind(
     steps: Protocol, database_url: str
 ) -> None:
     """The settle locks the row in its newest version, and reads the requests as they were before: a blind spot."""
-    stop, place = "SELECT pg_advisory_xact_lock(7)", "FROM unnest(CAST(:ids AS uuid[])"
-    assert SUCCEED.text.count(place) == 1
-    stopped = Sql(SUCCEED.text.replace(place, place.replace("unnest", f"({stop}) AS held CROSS JOIN unnest")))
+    stop, place = "SELECT pg_advisory_xact_lock(7)", "FROM input i JOIN"
+    assert LEAVE.text.count(place) == 1
+    stopped = Sql(LEAVE.text.replace(place, f"FROM ({stop}) AS held CROSS JOIN input i JOIN"))
     session, task = steps.open(), steps.create()
     steps.claim(session, task)
-    params = {"session": session, "ids": [task], "attempts": [1], "results": [b"1"], "batches": [1]}
+    params = {"session": session, "ids": [task], "attempts": [1], "to": [int(State.RETRYING)], "reasons": [11],
+              "delays": [60], "refunds": [0], "details": ['{"type": "E", "message": "m"}'], "batches": [1]}  # fmt: skip
     with psycopg.connect(database_url, autocommit=True) as other, ThreadPoolExecutor(1) as thread:
         steps.sql("SELECT pg_advisory_lock(7)")
         settling = thread.submit(Protocol(other).run, stopped, **params)
         until_blocking(lambda: steps.sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
         assert steps.cancel(task) == ["cancel_requested"]
         steps.sql("SELECT pg_advisory_unlock(7)")
-        assert settling.result(PATIENCE) == [(None,)]
-    assert steps.state(task) is State.SUCCEEDED
+        assert settling.result(PATIENCE) == [(task, State.CANCELLED)]
     left = "SELECT session_id FROM dispatcher.cancel_requests"
     assert steps.sql(left) == [(session,)]  # nobody paid for a second look; the end of the busy period takes it away
     assert steps.run(CLOSE, session=session, batches=[]) == [(session,)]
