@@ -156,8 +156,8 @@ FROM inside i JOIN {{s}}.flow_nodes n ON n.flow_id = i.id JOIN {{s}}.tasks t ON 
 WHERE j.node_id = t.id AND j.shard = 0 AND t.state IN (7, 8) AND (j.remaining > 0 OR {_AFTER_BAD})
 """)
 
-# Flows of which one task has failed and the others are not wanted any more, one at a time: those others, except tasks
-# that only wait for somebody's end or failure.
+# Flows that are not wanted any more, because one task has failed or because the handler that waited for them was
+# cancelled, one at a time: their tasks, except those that only wait for somebody's end or failure.
 STOPS = Sql("""
 WITH RECURSIVE asked AS MATERIALIZED (
     SELECT task_id FROM {s}.cancel_requests WHERE session_id = -1 LIMIT 1 FOR UPDATE SKIP LOCKED

@@ -112,6 +112,11 @@ _TELL_ROOTS = """
     END IF;
 """
 
+_CANCELLED = "WHEN f.cancelled THEN 8"
+_CANCELLED_BY_PARENT = """WHEN f.cancelled OR (f.kind = 4 AND EXISTS (
+                                SELECT FROM {s}.deps d JOIN {s}.tasks p ON p.id = d.child_id
+                                WHERE d.parent_id = f.id AND p.state = 8)) THEN 8"""
+
 _FIRST = """
     SELECT array_agg(t.id), array_agg({s}.task_end(t.state, t.reason)) INTO v_ids, v_ends
         FROM {s}.tasks t WHERE t.id = ANY (p_ids) AND t.state >= 6;
@@ -166,6 +171,7 @@ _CHANGES = {
     "start_released": ((_TIMERS, _IF_TIMED + _TIMERS.replace("\n    ", "\n        ") + "    END IF;\n"),),
     "end_flows": (
         ("    v_now timestamptz", "    v_roots uuid[];\n    v_now timestamptz"),
+        (_CANCELLED, _CANCELLED_BY_PARENT),
         (_TOLD, _TELL_ROOTS),
     ),
     "release": (

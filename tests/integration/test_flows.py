@@ -20,8 +20,8 @@ from tests.fixtures.flow_apps import (
     double,
     fail,
     flatten,
+    hand_in_process,
     mark,
-    misplaced,
     secret_word,
     total,
     tripled,
@@ -84,14 +84,11 @@ async def test_compositions_pass_results_to_any_depth(flows: Fleet) -> None:
     assert flows.count("flows", "state <> 6") == 0 and flows.count("tasks", "state = 8 AND reason = 16") == 1
 
 
-async def test_a_child_process_takes_results_over_and_says_what_it_cannot_do(flows: Fleet) -> None:
+async def test_a_child_process_takes_results_over_and_hands_over(flows: Fleet) -> None:
     await working(flows)
     chain = enqueue(flows, add.call(1).then(tripled).then(double))
-    wrong = [enqueue(flows, misplaced.call(what)) for what in ("transaction", "step", "gather", "hand over")]
-    assert await chain.wait(30) == 12
-    for task in wrong:
-        with pytest.raises(TaskFailed, match="do not work in a child process"):
-            await task.wait(30)
+    handed = enqueue(flows, hand_in_process.call(2))
+    assert await chain.wait(30) == 12 and await handed.wait(30) == 12
 
 
 async def test_a_deadline_holds_for_a_task_that_had_to_wait_for_others(flows: Fleet) -> None:
@@ -254,6 +251,19 @@ async def test_every_way_to_end_is_told_to_those_that_wait(flows: Fleet) -> None
     assert ends(flows, cancelled) == {"add": "cancelled by_request", "double": "failed dependency_failed"}
     assert ends(flows, expired) == {"add": "failed expired", "double": "failed dependency_failed"}
     await until(lambda: flows.count("cancel_requests") == 0)
+
+
+async def test_who_cancels_a_handler_that_waits_cancels_its_children(flows: Fleet) -> None:
+    await working(flows)
+    parent = flows.enqueue(flow_apps.spawn_waiting.call("never"))
+    await flows.reaches(parent, "blocked")
+    [children] = flows.rows("SELECT id FROM dispatcher.flows")
+    await until(lambda: len(flows.ledger("spawn")) == 2)  # the child of the child waits for one of its own
+    with flows.connection.transaction():
+        app.cancel(flows.connection, parent.id)
+    await until(lambda: flows.count("flows", "state = 8") == 2)
+    assert flows.count("tasks", "state = 8") == 3 and flows.count("tasks") == 3
+    assert app.flows.get(flows.connection, children["id"]).state == "cancelled"
 
 
 async def test_handlers_wait_for_children_without_a_slot(flows: Fleet) -> None:
