@@ -165,7 +165,7 @@ class Child:
             seen = not kind.is_async and job.context.obeyed
             return {"to": int(State.SUCCEEDED), "obeyed": seen}, kind.encode_result(result)
         except BaseException as error:  # noqa: BLE001 - whatever leaves a handler is an outcome, not our failure
-            if (committed := already_committed(self._job and self._job.context, error)) is not None:
+            if (committed := already_committed(self._job.context if self._job else None, error)) is not None:
                 return {"committed": int(committed.to)}, b""
             if isinstance(error, asyncio.CancelledError):
                 return {"stopped": True}, b""

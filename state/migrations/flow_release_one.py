@@ -7,6 +7,7 @@ wrote nothing too, and an INSERT of no timers made the leader look at every tabl
 
 from __future__ import annotations
 
+from state.migrations.flow_functions import VALUE
 from state.migrations.flow_release import release_functions
 
 __all__ = ["NEW_NAMES", "release_after", "release_before"]
@@ -104,7 +105,7 @@ _TOLD = """
 """
 _TELL_ROOTS = """
     )
-    SELECT array_agg(m.id), array_agg(CASE m.state WHEN 6 THEN 1 ELSE 2 END),
+    SELECT array_agg(m.id), array_agg(CASE m.state WHEN 6 THEN 1 WHEN 10 THEN 3 ELSE 2 END),
            array_agg(m.id ORDER BY m.id) FILTER (WHERE m.id = m.root_id) INTO ids, ends, v_roots FROM moved m;
     IF v_roots IS NOT NULL THEN
         INSERT INTO {s}.cancel_requests (session_id, task_id, attempt) SELECT 0, r.id, 0 FROM unnest(v_roots) r (id)
@@ -112,6 +113,14 @@ _TELL_ROOTS = """
     END IF;
 """
 
+_SUCCEEDED = "WHEN j.bad = 0 THEN 6"
+# A part of a flow whose own result was skipped is skipped too: whoever waits for it must not go on with nothing.
+_SUCCEEDED_OR_SKIPPED = """WHEN j.bad = 0 AND f.id <> f.root_id AND NOT EXISTS (
+                            SELECT FROM {s}.flow_nodes n LEFT JOIN {s}.tasks p ON p.id = n.node_id
+                            LEFT JOIN {s}.flows g ON g.id = n.node_id
+                            WHERE n.flow_id = f.id AND n.slot IS NOT NULL
+                              AND NOT coalesce(p.state = 8 AND p.reason = 16, g.state = 10)) THEN 10
+                         WHEN j.bad = 0 THEN 6"""
 _CANCELLED = "WHEN f.cancelled THEN 8"
 _CANCELLED_BY_PARENT = """WHEN f.cancelled OR (f.kind = 4 AND EXISTS (
                                 SELECT FROM {s}.deps d JOIN {s}.tasks p ON p.id = d.child_id
@@ -166,11 +175,17 @@ _ENDED_WORSE = """
                    (SELECT array_agg(node_id) FROM up), (SELECT array_agg(n) FROM up), (SELECT array_agg(bad) FROM up)
                 INTO v_ready, v_over, v_worse, v_nodes, v_less, v_bad;"""
 
+_KIND = """    SELECT f.kind INTO v_kind FROM {s}.flows f WHERE f.id = p_id AND f.state <> 10;
+    IF NOT FOUND THEN
+        RETURN 'null'::bytea;
+    END IF;"""
+
 # By function: what stands in version 0006, and what stands there now.
 _CHANGES = {
     "start_released": ((_TIMERS, _IF_TIMED + _TIMERS.replace("\n    ", "\n        ") + "    END IF;\n"),),
     "end_flows": (
         ("    v_now timestamptz", "    v_roots uuid[];\n    v_now timestamptz"),
+        (_SUCCEEDED, _SUCCEEDED_OR_SKIPPED),
         (_CANCELLED, _CANCELLED_BY_PARENT),
         (_TOLD, _TELL_ROOTS),
     ),
@@ -182,12 +197,14 @@ _CHANGES = {
         (_ENDED, _ENDED_WORSE),
         (_SHARDS, _SHARDS + _STOP_AFTER.removeprefix("\n")),
     ),
+    "revive": (("CASE m.was WHEN 6 THEN 1 ELSE 2 END", "CASE m.was WHEN 6 THEN 1 WHEN 10 THEN 3 ELSE 2 END"),),
+    "flow_value": (("    SELECT f.kind INTO v_kind FROM {s}.flows f WHERE f.id = p_id;", _KIND),),
 }
 
 
 def _changed() -> dict[str, str]:
     """The functions of version 0006 that change, by name."""
-    named = {script.split("FUNCTION {s}.", 1)[1].split("(", 1)[0]: script for script in release_functions()}
+    named = {script.split("FUNCTION {s}.", 1)[1].split("(", 1)[0]: script for script in (*release_functions(), VALUE)}
     return {name: named[name].replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1) for name in _CHANGES}
 
 
