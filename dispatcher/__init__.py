@@ -54,7 +54,7 @@ from dispatcher.errors import (  # noqa: E402
     WaitError,
     WaitTimeout,
 )
-from dispatcher.flow_info import FlowInfo  # noqa: E402
+from dispatcher.flow_info import FlowInfo, FlowInUse  # noqa: E402
 from dispatcher.graph import Flow  # noqa: E402
 from dispatcher.handle import Task  # noqa: E402
 from dispatcher.lifecycle import Resource  # noqa: E402
@@ -82,6 +82,7 @@ __all__ = [
     "Dispatcher",
     "DispatcherError",
     "Flow",
+    "FlowInUse",
     "FlowInfo",
     "FlowInvalid",
     "FlowNotFound",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Context", "Fence", "NoContext", "Running", "context", "current"]
 
 R = TypeVar("R")
+_HANDED_OVER = "~handed over"
 
 
 class Fence(NamedTuple):
@@ -147,7 +148,12 @@ class Context:
 
         ``return other.call(1)`` does the same.  Like :meth:`gather`, it begins the handler again at the end.
         """
-        [result] = await self.gather("~handed over", call)
+        [result] = await self.gather(_HANDED_OVER, call)
+        return result
+
+    def hand_over_blocking(self, call: Composed[R]) -> R:
+        """:meth:`hand_over` for plain handlers."""
+        [result] = self.gather_blocking(_HANDED_OVER, call)
         return result
 
     @property
@@ -165,8 +171,7 @@ class Context:
         """For the worker: what the transactions write for.  Raises ``NoContext`` where none can be opened."""
         if self._work is None:
             raise NoContext(
-                "transaction(), step(), returns(), gather() and handing over do not work in a child process:"
-                " they need a handler that runs in the worker itself, without pool='process'"
+                "transaction(), step(), returns(), gather() and handing over need a task that a worker runs"
             )
         return self._work
 

@@ -8,13 +8,18 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from dispatcher.errors import CallError
 from dispatcher.task_info import jsonable
 from state.machine import Reason, State
 
-__all__ = ["FLOW_STATES", "FlowEvent", "FlowInfo", "FlowNode"]
+__all__ = ["FLOW_STATES", "FlowEvent", "FlowInUse", "FlowInfo", "FlowNode"]
 
-FLOW_STATES = {4: "running", 6: "succeeded", 7: "failed", 8: "cancelled", 9: "partly_succeeded"}
+FLOW_STATES = {4: "running", 6: "succeeded", 7: "failed", 8: "cancelled", 9: "partly_succeeded", 10: "skipped"}
 _KINDS = {1: "chain", 2: "group", 3: "flow", 4: "children"}
+
+
+class FlowInUse(CallError):
+    """The flow cannot be deleted now; nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,8 @@ class FlowInfo:
     """``chain``, ``group``, ``flow`` (a graph by names) or ``children`` of a handler."""
     name: str | None
     state: str
-    """``running``, ``succeeded``, ``failed``, ``cancelled`` or ``partly_succeeded``."""
+    """``running``, ``succeeded``, ``failed``, ``cancelled`` or ``partly_succeeded``; a part of another flow may also be
+    ``skipped``: the condition of the tasks that give its result did not hold."""
     total: int
     """Direct parts, tasks and flows."""
     created_at: datetime

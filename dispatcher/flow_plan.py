@@ -61,7 +61,10 @@ class Plan:
     def add(self, node: Node) -> Node:
         """Take a node in."""
         if node.order is not None and node.order.asked.key is not None:
-            raise FlowInvalid(f"{node.order.name!r} has a key: a task in a composition cannot share one with others")
+            raise FlowInvalid(
+                f"{node.order.name!r} has a key, but a task in a composition is always a new one: give the key to a"
+                " task that hands over, by returning the composition from its handler"
+            )
         self.nodes.append(node)
         return node
 
@@ -137,7 +140,9 @@ def decoder_of(composed: Any) -> Callable[[Any], Any]:
     """From the JSON value of a composition's result to what the handlers returned."""
     if isinstance(composed, Group):
         members = [decoder_of(member) for member in composed.members]
-        return lambda value: [decode(part) for decode, part in zip(members, value, strict=True)]
+        return lambda value: (
+            None if value is None else [decode(part) for decode, part in zip(members, value, strict=True)]
+        )
     if isinstance(composed, Chain):
         values = [link.part for link in composed.links if link.is_value]
         return decoder_of(values[-1] if values else composed.first)

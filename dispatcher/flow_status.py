@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from uuid import UUID
+import json
+from uuid import UUID, uuid4
 
 from dispatcher.errors import FlowNotFound, OptionError
-from dispatcher.flow_info import FLOW_STATES, FlowEvent, FlowInfo, FlowNode
+from dispatcher.flow_info import FLOW_STATES, FlowEvent, FlowInfo, FlowInUse, FlowNode
+from dispatcher.flow_plan import CHILDREN
 from dispatcher.status import change
 from dispatcher.steps import Steps
 from dispatcher.task_info import Answer
 from state import flows, requests
+from state.delete import DELETE_FINISHED, LOG_DELETION
 from state.ids import new_ids
 
-__all__ = ["again_steps", "cancel_steps", "history_steps", "info_steps", "retry_steps", "tree_steps"]
+__all__ = ["again_steps", "cancel_steps", "delete_steps", "history_steps", "info_steps", "retry_steps", "tree_steps"]
+
+_CHUNK = 500
 
 
 def info_steps(flow_id: UUID | str) -> Steps[FlowInfo]:
@@ -70,6 +75,37 @@ def again_steps(flow_id: UUID | str) -> Steps[UUID]:
     new = new_ids(len(rows))
     yield flows.COPY, {"old": [UUID(str(row[0])) for row in rows], "new": new}
     return new[0]
+
+
+def delete_steps(flow_id: UUID | str, actor: str | None) -> Steps[int]:
+    """Remove it for good with all its tasks, or nothing: the number of tasks.  In a transaction of the caller.
+
+    Raises ``FlowNotFound``, ``OptionError`` for a part of something else, and ``FlowInUse`` while it runs or somebody
+    needs one of its tasks.
+    """
+    flow = _id(flow_id)
+    rows = yield flows.LOCK_FLOW, {"id": flow}
+    if not rows:
+        raise FlowNotFound(flow)
+    [(_, root, kind, state)] = rows
+    if UUID(str(root)) != flow:
+        raise OptionError(f"{flow} is a part of {root}: delete that")
+    if kind == CHILDREN:
+        raise OptionError(f"{flow} belongs to a handler's task and goes with it")
+    if FLOW_STATES[state] == "running":
+        raise FlowInUse(f"flow {flow} still runs: cancel it first")
+    ids = [UUID(str(row[0])) for row in (yield flows.FORGET_ONE, {"id": flow})]
+    gone = 0
+    for start in range(0, len(ids), _CHUNK):
+        gone += len((yield DELETE_FINISHED, {"ids": ids[start : start + _CHUNK]}))
+    if gone < len(ids):
+        raise FlowInUse(
+            f"{len(ids) - gone} of the {len(ids)} tasks of flow {flow} cannot go yet: somebody changes them, or a"
+            " message for them may still come; nothing was deleted, try again in a minute"
+        )
+    about = {"id": uuid4(), "actor": actor, "filter": json.dumps({"flow": str(flow)}), "deleted": gone}
+    yield LOG_DELETION, about
+    return gone
 
 
 def _id(text: UUID | str) -> UUID:

@@ -8,7 +8,15 @@ from uuid import UUID
 
 from dispatcher.awaiting import guarded
 from dispatcher.flow_info import FlowEvent, FlowInfo, FlowNode
-from dispatcher.flow_status import again_steps, cancel_steps, history_steps, info_steps, retry_steps, tree_steps
+from dispatcher.flow_status import (
+    again_steps,
+    cancel_steps,
+    delete_steps,
+    history_steps,
+    info_steps,
+    retry_steps,
+    tree_steps,
+)
 from dispatcher.installation import Installation
 from dispatcher.task_info import Answer
 from dispatcher.tx import AsyncTx, SyncTx, is_async, resolved, run_steps, run_steps_async
@@ -72,6 +80,17 @@ class Flows:
     def again(self, tx: Any, flow_id: UUID | str, /) -> Any:
         """Run the whole again, also what succeeded, as a new flow; returns its id.  Raises ``FlowNotFound``."""
         return self._write(tx, "repetition of a flow", lambda: again_steps(flow_id))
+
+    @overload
+    def delete(self, tx: SyncTx, flow_id: UUID | str, /, *, actor: str | None = None) -> int: ...
+    @overload
+    def delete(self, tx: AsyncTx, flow_id: UUID | str, /, *, actor: str | None = None) -> Awaitably[int]: ...
+    def delete(self, tx: Any, flow_id: UUID | str, /, *, actor: str | None = None) -> Any:
+        """Remove one that has ended with every task of it and their history, or nothing; returns how many tasks.
+
+        Raises ``FlowNotFound``, and ``FlowInUse`` while it runs or somebody needs one of its tasks.
+        """
+        return self._write(tx, "deletion of a flow", lambda: delete_steps(flow_id, actor))
 
     def _read(self, tx: Any, steps: Any) -> Any:
         run = run_steps_async if is_async(tx) else run_steps

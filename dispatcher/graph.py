@@ -18,7 +18,7 @@ from typing import Any, overload
 
 from dispatcher.compose import RULES, Composed, Partial
 from dispatcher.errors import FlowInvalid, did_you_mean
-from dispatcher.flow_plan import GRAPH, Edge, Node, Plan, decoder_of
+from dispatcher.flow_plan import GRAPH, Edge, Node, Plan, decoder_of, expand
 from dispatcher.flow_types import refuse_misfit
 from dispatcher.handle import Task
 from dispatcher.order import Order
@@ -30,7 +30,7 @@ __all__ = ["Flow"]
 
 @dataclass(slots=True)
 class _Part:
-    order: Order
+    call: Order | Composed[Any]
     takes: Mapping[str, str]
     rules: dict[str, int] = field(default_factory=dict)
     wants: Mapping[str, Any] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Flow:
     def add(
         self,
         name: str,
-        call: Order | Unbound,
+        call: Composed[Any] | Unbound,
         *,
         takes: Mapping[str, str] | None = None,
         after: Iterable[str] = (),
@@ -56,7 +56,7 @@ class Flow:
         on_failure: Iterable[str] = (),
         when: Mapping[str, Any] | None = None,
     ) -> Flow:
-        """Add a task under a name of its own; the names it refers to may be added later.
+        """Add a task, chain or group under a name of its own; the names it refers to may be added later.
 
         ``takes``: parameter to the name of the task whose result it gets.  ``after``: further tasks to wait for.  Each
         task it waits for must succeed, or this one fails (``dependency_failed``); except those in ``ignore``, which
@@ -68,20 +68,9 @@ class Flow:
             raise FlowInvalid("the name of a part must be text of 1 to 200 characters")
         if name in self._parts:
             raise FlowInvalid(f"{self.name!r} has a part {name!r} already")
-        takes = dict(takes or {})
-        if isinstance(call, Unbound):
-            call = call.task_type.bind(tuple(takes), call.args, call.kwargs)
-        elif not isinstance(call, Order) or not isinstance(call, Composed):
-            raise FlowInvalid(
-                f"{name!r} needs a call such as charge.call(...) or ship.partial(...), not {call!r}"[:300]
-            )
-        elif takes:
-            raise FlowInvalid(
-                f"{name!r} has all its arguments: with takes write {call.name}.partial(...), not .call(...)"
-            )
-        part = _Part(call, takes, wants=dict(when or {}))
+        part = _part(name, call, dict(takes or {}), dict(when or {}))
         for names, rule in (
-            ((*takes.values(), *_names("after", after), *part.wants), "succeeded"),
+            ((*part.takes.values(), *_names("after", after), *part.wants), "succeeded"),
             (_names("ignore", ignore), "ended"),
             (_names("on_failure", on_failure), "failed"),
         ):
@@ -108,16 +97,16 @@ class Flow:
     def _plan(self) -> Plan:
         if not self._parts:
             raise FlowInvalid(f"{self.name!r} has no parts: add some")
-        decoders = {name: decoder_of(part.order) for name, part in self._parts.items()}
+        decoders = {name: decoder_of(part.call) for name, part in self._parts.items()}
         plan = Plan(lambda value: {name: decoders[name](part) for name, part in value.items()})
         root = plan.add(Node(None, kind=GRAPH, name=self.name))
         root.stop = self.stop_on_failure
         nodes: dict[str, Node] = {}
         for slot, name in enumerate(self._order()):
-            part = self._parts[name]
-            node = nodes[name] = plan.add(Node(root, order=part.order, name=name))
-            node.slot = slot
-            self._connect(node, part, nodes)
+            nodes[name], heads = expand(plan, self._parts[name].call, root)
+            nodes[name].name, nodes[name].slot = name, slot
+            for head in heads:
+                self._connect(name, head, nodes)
         return plan.numbered()
 
     def _order(self) -> list[str]:
@@ -131,12 +120,18 @@ class Flow:
         except CycleError as error:
             raise FlowInvalid(f"{self.name!r} goes in a circle: {' -> '.join(error.args[1])}") from None
 
-    def _connect(self, node: Node, part: _Part, nodes: Mapping[str, Node]) -> None:
+    def _connect(self, name: str, node: Node, nodes: Mapping[str, Node]) -> None:
+        part = self._parts[name]
+        for parent in part.wants:
+            if nodes[parent].order is None:
+                raise FlowInvalid(f"{name!r} wants a result of {parent!r}: only that of a single task can be compared")
         for param, parent in part.takes.items():
             rule = part.rules[parent]
             if rule != RULES["failed"]:
-                assert isinstance(part.order, Partial)
-                refuse_misfit(self._parts[parent].order, part.order, param)
+                assert isinstance(part.call, Partial)
+                refuse_misfit(self._parts[parent].call, part.call, param)
+            elif nodes[parent].order is None:
+                raise FlowInvalid(f"{name!r} takes the error of {parent!r}: only a single task has one")
             node.edges.append(Edge(nodes[parent], param, rule))
         for parent, rule in part.rules.items():
             wants = json.dumps(part.wants[parent]) if parent in part.wants else None
@@ -148,3 +143,16 @@ def _names(option: str, names: Iterable[str]) -> tuple[str, ...]:
     if isinstance(names, str):
         raise FlowInvalid(f"{option} takes several names: [{names!r}]")
     return tuple(names)
+
+
+def _part(name: str, call: Any, takes: dict[str, str], when: dict[str, Any]) -> _Part:
+    if isinstance(call, Unbound):
+        return _Part(call.task_type.bind(tuple(takes), call.args, call.kwargs), takes, wants=when)
+    if not isinstance(call, Composed):
+        raise FlowInvalid(
+            f"{name!r} needs a call such as charge.call(...) or ship.partial(...), or a composition, not {call!r}"[:300]
+        )
+    if takes:
+        cure = f"write {call.name}.partial(...), not .call(...)" if isinstance(call, Order) else "add its tasks here"
+        raise FlowInvalid(f"{name!r} has all its arguments: with takes {cure}")
+    return _Part(call, takes, wants=when)

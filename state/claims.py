@@ -6,6 +6,9 @@ from state.sql import Sql
 
 __all__ = ["ADOPT", "CLAIM", "CLAIM_ONE", "EXPIRE", "LOOK", "QUARANTINE"]
 
+_MOST_INLINE = 8192
+"""Bytes of results per task: a batch has up to 500 tasks."""
+
 # A task with a deadline comes with the seconds it has left, by the database's clock; after a person's retry, which
 # clears the expiry, the deadline holds no more.
 _META = """CASE WHEN t.meta ? 'deadline' AND t.expires_at IS NOT NULL
@@ -19,6 +22,8 @@ _META = """CASE WHEN t.meta ? 'deadline' AND t.expires_at IS NOT NULL
 # rows it has just locked by ctid, which spares a second walk down the index; the id stands beside it because a ctid
 # would not be unique in a partitioned table.
 # Returns the position of each claimed task in :ids (from 1) instead of its id: numbers cost a client less to read.
+# A task that takes over small results of others comes with them; larger ones are read when it starts, so that a batch
+# stays small.
 _CLAIM = """
 WITH alive AS MATERIALIZED (
     SELECT id FROM {s}.sessions WHERE id = CAST(:session AS bigint) AND expires_at > now() FOR KEY SHARE
@@ -47,12 +52,14 @@ WITH alive AS MATERIALIZED (
     SELECT m.queue_id, d.state, d.sign * m.n FROM __BY_QUEUE__ m
     CROSS JOIN (VALUES (3, -1), (4, 1)) AS d (state, sign)
 )
-SELECT CAST(n AS int), tries, max_tries, type_id, queue_id, args, meta FROM moved
+SELECT CAST(n AS int), tries, max_tries, type_id, queue_id, args, meta,
+       CASE WHEN meta ? 'takes' THEN {s}.small_inputs(id, __MOST__) END
+FROM moved
 """
 
 
 def _claim(**parts: str) -> Sql:
-    text = _CLAIM.replace("__META__", _META)
+    text = _CLAIM.replace("__META__", _META).replace("__MOST__", str(_MOST_INLINE))
     for name, part in parts.items():
         text = text.replace(f"__{name.upper()}__", part)
     return Sql(text)
@@ -97,7 +104,7 @@ WITH mine AS (
     SELECT CAST(:session AS bigint), CAST(:batch AS bigint), array_agg(id), array_agg(attempt) FROM mine
     HAVING count(*) > 0
 )
-SELECT CAST(n AS int), tries, max_tries, type_id, queue_id, args, meta FROM mine
+SELECT CAST(n AS int), tries, max_tries, type_id, queue_id, args, meta, CAST(NULL AS bytea) FROM mine
 """.replace("__META__", _META)
 )
 

@@ -14,7 +14,7 @@ __all__ = ["FLOW_CHECKS", "FLOW_VIOLATIONS"]
 _ENDS = """ends AS (
     SELECT t.id, {s}.task_end(t.state, t.reason) AS how, t.result FROM {s}.tasks t WHERE t.state >= 6
     UNION ALL
-    SELECT f.id, CASE f.state WHEN 6 THEN 1 ELSE 2 END, NULL FROM {s}.flows f WHERE f.state <> 4
+    SELECT f.id, CASE f.state WHEN 6 THEN 1 WHEN 10 THEN 3 ELSE 2 END, NULL FROM {s}.flows f WHERE f.state <> 4
 )"""
 _EDGES = f"""WITH {_ENDS}, edges AS (
     SELECT d.child_id, d.edge_key, coalesce(CASE WHEN e.id IS NULL THEN false WHEN d.rule = 2 THEN true
@@ -57,7 +57,8 @@ WITH {_ENDS}, members AS (
 SELECT f.id, 'flow in state ' || f.state || ' with ' || m.ended || ' of ' || m.total || ' members ended, ' || m.bad
        || ' badly, counted ' || c.bad AS what
 FROM {{s}}.flows f JOIN members m ON m.flow_id = f.id JOIN counted c ON c.node_id = f.id
-WHERE m.total <> f.total OR (f.state <> 4) <> (m.ended = m.total) OR m.bad <> c.bad OR (f.state = 6 AND m.bad > 0)
+WHERE m.total <> f.total OR (f.state <> 4) <> (m.ended = m.total) OR m.bad <> c.bad
+   OR (f.state IN (6, 10) AND m.bad > 0)
    OR f.seq <> (SELECT count(*) FROM {{s}}.flow_events v WHERE v.flow_id = f.id)
 """)
 

@@ -47,7 +47,7 @@ Table(
     opt("finished_at", TIME),
     PrimaryKeyConstraint("id"),
     check("flows_kind_known", "kind BETWEEN 1 AND 4"),
-    check("flows_state_known", "state IN (4, 6, 7, 8, 9)"),
+    check("flows_state_known", "state IN (4, 6, 7, 8, 9, 10)"),
     check("flows_final_has_time", "(state = 4) = (finished_at IS NULL)"),
     Index("flows_root_id_id", "root_id", "id"),
     postgresql_with={"fillfactor": 50},

@@ -14,11 +14,14 @@ __all__ = [
     "CREATE_NODES",
     "FAILED",
     "FORGET",
+    "FORGET_ONE",
     "HISTORY",
     "INPUTS",
+    "LOCK_FLOW",
     "MARK_CANCELLED",
     "NODES",
     "OPEN",
+    "PAST",
     "STATE",
     "STOPS",
     "TREE",
@@ -138,7 +141,7 @@ UPDATE {{s}}.flows f SET cancelled = true FROM inside i WHERE f.id = i.id AND f.
 
 _AFTER_BAD = """EXISTS (
     SELECT 1 FROM {s}.deps d LEFT JOIN {s}.tasks p ON p.id = d.parent_id LEFT JOIN {s}.flows g ON g.id = d.parent_id
-    WHERE d.child_id = t.id AND ((p.state IN (7, 8) AND p.reason <> 16) OR g.state > 6))"""
+    WHERE d.child_id = t.id AND ((p.state IN (7, 8) AND p.reason <> 16) OR g.state BETWEEN 7 AND 9))"""
 # What a retry of the failed parts has to start: not those that only wait for them.  These follow by themselves; those
 # that were cancelled meanwhile follow after AGAIN.
 FAILED = Sql(f"""
@@ -156,8 +159,8 @@ FROM inside i JOIN {{s}}.flow_nodes n ON n.flow_id = i.id JOIN {{s}}.tasks t ON 
 WHERE j.node_id = t.id AND j.shard = 0 AND t.state IN (7, 8) AND (j.remaining > 0 OR {_AFTER_BAD})
 """)
 
-# Flows of which one task has failed and the others are not wanted any more, one at a time: those others, except tasks
-# that only wait for somebody's end or failure.
+# Flows that are not wanted any more, because one task has failed or because the handler that waited for them was
+# cancelled, one at a time: their tasks, except those that only wait for somebody's end or failure.
 STOPS = Sql("""
 WITH RECURSIVE asked AS MATERIALIZED (
     SELECT task_id FROM {s}.cancel_requests WHERE session_id = -1 LIMIT 1 FOR UPDATE SKIP LOCKED
@@ -177,7 +180,7 @@ WHERE t.state < 6 AND t.flags & 1 = 0
 # For the pruner: flows of which every task is past its time go as a whole, before their tasks, which are then like any
 # others; a handler's children wait until their parent is gone.  Parameters as in state.prune; :low is where to go on.
 # Returns the ids of those that are gone, in order.  At most :most flows in one call.
-FORGET = Sql("""
+_PAST = """
 WITH kept AS MATERIALIZED (
     SELECT * FROM unnest(CAST(:queues AS int[]), CAST(:succeeded AS float8[]), CAST(:failed AS float8[]),
                          CAST(:cancelled AS float8[])) AS k (queue, succeeded, failed, cancelled)
@@ -192,10 +195,12 @@ WITH kept AS MATERIALIZED (
           LEFT JOIN kept k ON k.queue = t.queue_id
           WHERE g.root_id = f.id AND (t.finished_at < now() - make_interval(secs =>
               CASE t.state WHEN 6 THEN k.succeeded WHEN 7 THEN k.failed WHEN 8 THEN k.cancelled END)) IS NOT TRUE)
-    ORDER BY f.id LIMIT CAST(:most AS int) FOR UPDATE OF f SKIP LOCKED
+    ORDER BY f.id LIMIT CAST(:most AS int)"""
+_INSIDE_ROOTS = """
 ), inside AS MATERIALIZED (
     SELECT f.id FROM roots r JOIN {s}.flows f ON f.root_id = r.id
-), members AS (
+)"""
+_GONE = """, members AS (
     DELETE FROM {s}.flow_nodes n USING inside i WHERE n.flow_id = i.id RETURNING n.node_id
 ), nodes AS MATERIALIZED (
     SELECT node_id FROM members UNION SELECT id FROM inside
@@ -208,5 +213,17 @@ WITH kept AS MATERIALIZED (
 ), gone AS (
     DELETE FROM {s}.flows f USING inside i WHERE f.id = i.id
 )
-SELECT id FROM roots ORDER BY id
+"""
+FORGET = Sql(f"{_PAST} FOR UPDATE OF f SKIP LOCKED{_INSIDE_ROOTS}{_GONE}SELECT id FROM roots ORDER BY id")
+# What would go: one row (flow, queue, state, tasks) per queue and state.
+PAST = Sql(f"""{_PAST}{_INSIDE_ROOTS}
+SELECT r.id, t.queue_id, CAST(t.state AS int), count(*) FROM roots r JOIN {{s}}.flows f ON f.root_id = r.id
+JOIN {{s}}.flow_nodes n ON n.flow_id = f.id JOIN {{s}}.tasks t ON t.id = n.node_id GROUP BY 1, 2, 3 ORDER BY 1
 """)
+# One flow that a person wants to be gone: what it is, locked, or no row; and then its end.  The ids of its tasks, which
+# are like any others then.
+LOCK_FLOW = Sql("SELECT id, root_id, kind, state FROM {s}.flows WHERE id = CAST(:id AS uuid) FOR UPDATE")
+FORGET_ONE = Sql(
+    f"WITH roots AS MATERIALIZED (SELECT CAST(:id AS uuid) AS id{_INSIDE_ROOTS}{_GONE}"
+    "SELECT n.node_id FROM nodes n JOIN {s}.tasks t ON t.id = n.node_id ORDER BY 1"
+)

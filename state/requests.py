@@ -17,7 +17,8 @@ SELECT t.id FROM {s}.tasks t WHERE t.id = ANY (CAST(:ids AS uuid[])) ORDER BY t.
 """)
 
 # Waiting tasks end at once; a running one gets its flag and a request row, whose trigger wakes the leader.  So does a
-# row with session 0 for each task that ended here: the leader tells those who wait for it, and deletes the row.
+# row with session 0 for each task that ended here: the leader tells those who wait for it, and deletes the row.  The
+# children of a handler that waited for them end with it: that is the leader's work too, however many they are.
 # Returns (id, outcome, state) for every id asked for; outcome is 'cancelled', 'cancel_requested', 'too_late' or
 # 'not_found'.  'cancelled' is only said of a row that this statement, or an earlier cancel, really ended.
 CANCEL = Sql("""
@@ -37,9 +38,13 @@ WITH asked AS MATERIALIZED (
     FROM found f
     WHERE t.id = f.id AND f.state = 4 AND t.state = 4 AND t.attempt = f.attempt AND t.session_id = f.session_id
     RETURNING t.id, t.session_id, t.attempt
+), children AS (  -- what a handler waited for that will not go on: the leader cancels it
+    SELECT w.id FROM stopped s JOIN {s}.deps d ON d.child_id = s.id AND d.edge_key = '~children'
+    JOIN {s}.flows w ON w.id = d.parent_id AND w.state = 4 WHERE s.flags & 32 = 32
 ), request AS (
     INSERT INTO {s}.cancel_requests (session_id, task_id, attempt)
-    SELECT session_id, id, attempt FROM flagged UNION ALL SELECT 0, id, attempt FROM stopped ORDER BY 1, 2
+    SELECT session_id, id, attempt FROM flagged UNION ALL SELECT 0, id, attempt FROM stopped
+    UNION ALL SELECT -1, id, 0 FROM children ORDER BY 1, 2
     ON CONFLICT (session_id, task_id) DO UPDATE SET attempt = excluded.attempt, sent = false
 ), event AS (
     INSERT INTO {s}.task_events (task_id, seq, from_state, to_state, reason, attempt, at, actor)

@@ -87,6 +87,8 @@ class Attempt:
     args: bytes
     meta: dict[str, Any]
     claimed_at: float
+    inputs: bytes | None = None
+    """The results it takes over, if they are small: members of a JSON object."""
     home: Home | None = None
     context: Context | None = None
     lines: LogLines | None = None

@@ -2,7 +2,7 @@
 
 It is a new interpreter, never a fork: the worker has threads and an event loop, and a fork would copy their locks in
 whatever state they are.  The handler has the main thread, so that signals and libraries that want it work; a thread of
-its own listens to the worker.  Nothing here talks to PostgreSQL or NATS.
+its own listens to the worker.  Nothing here talks to PostgreSQL or NATS, except a handler's own transactions.
 """
 
 from __future__ import annotations
@@ -28,11 +28,14 @@ from uuid import UUID
 from dispatcher.app import Dispatcher
 from dispatcher.compose import Composed
 from dispatcher.context import Context, current
+from dispatcher.effects import Work
 from dispatcher.logs import configure_logging
 from dispatcher.options import Retry
+from dispatcher.settings import Settings
 from dispatcher.task import TaskType
 from state.machine import State
 from workers.capture import capture, line_of
+from workers.effects import already_committed
 from workers.frames import Frame, packed, receive
 from workers.masked import storable
 from workers.outcome import outcome_of_error, retry_of
@@ -41,6 +44,7 @@ __all__ = ["main"]
 
 _PR_SET_PDEATHSIG = 1
 _LONGEST_PROGRESS = 2000
+_IDLE_SECONDS = 10.0
 _log = logging.getLogger("dispatcher.child")
 
 
@@ -58,6 +62,7 @@ class Job:
             report=self._report, resources=child.app.resources,
             soft_at=None if head["soft"] is None else now + head["soft"],
             hard_at=None if head["hard"] is None else now + head["hard"],
+            work=Work(kind.home, kind.payload, UUID(head["task_id"]), head["attempt"], head["session"]),
         )  # fmt: skip
 
     def __call__(self) -> Context:
@@ -114,16 +119,25 @@ class Child:
         if setup["log_format"] is not None:
             configure_logging(setup["log_format"])
         self.app = _load(setup["place"])
+        self.app.adopt(Settings(**setup["settings"]))
         if setup["log_lines"]:
             capture.start()
         with asyncio.Runner() as runner:
             stack = AsyncExitStack()
             runner.run(stack.enter_async_context(self.app.worker_life()))
             self.send({"is": "ready"})
-            while (order := self._orders.get())[0]["do"] == "run":
+            while (order := self._next(runner))[0]["do"] == "run":
                 # a context of its own for each task, so that no variable of one handler reaches the next
                 contextvars.copy_context().run(self._work, runner, *order)
             runner.run(stack.aclose())
+
+    def _next(self, runner: asyncio.Runner) -> Frame:
+        """What the worker wants next; who waits long for it gives connections of its handlers back."""
+        try:
+            return self._orders.get(timeout=_IDLE_SECONDS)
+        except queue.Empty:
+            runner.run(self.app.close())
+            return self._orders.get()
 
     def _work(self, runner: asyncio.Runner, head: dict[str, Any], args: bytes) -> None:
         reply, body = self._outcome(runner, head, args)
@@ -145,12 +159,16 @@ class Child:
             else:
                 result = kind.function(*args, **kwargs)
             if isinstance(result, Composed):
-                _ = job.context.work  # says why it cannot be handed over from here
+                result = job.context.hand_over_blocking(result)
+            if (committed := already_committed(job.context, result)) is not None:
+                return {"committed": int(committed.to)}, b""
             seen = not kind.is_async and job.context.obeyed
             return {"to": int(State.SUCCEEDED), "obeyed": seen}, kind.encode_result(result)
-        except asyncio.CancelledError:
-            return {"stopped": True}, b""
         except BaseException as error:  # noqa: BLE001 - whatever leaves a handler is an outcome, not our failure
+            if (committed := already_committed(self._job.context if self._job else None, error)) is not None:
+                return {"committed": int(committed.to)}, b""
+            if isinstance(error, asyncio.CancelledError):
+                return {"stopped": True}, b""
             return self._failed(head, error), b""
 
     def _failed(self, head: dict[str, Any], error: BaseException) -> dict[str, Any]:

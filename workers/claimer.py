@@ -151,8 +151,8 @@ class Claimer:
             return
         types, now = self._types, time.monotonic()
         attempts = [
-            Attempt(batch[n - 1], session, number, tries, max_tries, types[type_id], queue_id, args, meta, now)
-            for n, tries, max_tries, type_id, queue_id, args, meta in rows
+            Attempt(batch[n - 1], session, number, tries, max_tries, types[type_id], queue_id, args, meta, now, inputs)
+            for n, tries, max_tries, type_id, queue_id, args, meta, inputs in rows
         ]
         session.held += len(attempts)
         session.left_in_batch[number] = len(attempts)

@@ -196,7 +196,7 @@ class Executor:
     def _raised(
         self, attempt: Attempt, error: BaseException, args: tuple[Any, ...], kwargs: dict[str, Any], limits: Limits
     ) -> Outcome:
-        if (committed := already_committed(attempt, error)) is not None:
+        if (committed := already_committed(attempt.context, error)) is not None:
             return committed
         if isinstance(error, (asyncio.CancelledError, ProcessDied)) and attempt.stop is not None:
             if attempt.stop is not Stop.TIMEOUT:
@@ -265,7 +265,7 @@ class Executor:
     def abandon(self, attempt: Attempt) -> None:
         """Settle what does not stop as given back; what its handler does later is ignored."""
         if attempt.outcome is None:
-            attempt.outcome = already_committed(attempt, None) or outcome_of_stop(Stop.RELEASE, None)
+            attempt.outcome = already_committed(attempt.context, None) or outcome_of_stop(Stop.RELEASE, None)
             self._finished(attempt)
         if attempt.task_type.in_process:
             assert self.processes is not None

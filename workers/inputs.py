@@ -1,4 +1,7 @@
-"""What a task takes over from the tasks it waited for: read when it starts, many tasks in one statement."""
+"""What a task takes over from the tasks it waited for: it came with the claim, or is read when the task starts.
+
+Many tasks are read for in one statement.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,9 @@ class Inputs:
 
     async def fill(self, attempt: Attempt) -> None:
         """Put the results into the attempt's arguments.  Raises ``Undecodable`` when they are too large together."""
+        if attempt.inputs is not None:  # they came with the claim
+            attempt.args, attempt.inputs = _with(attempt.args, [attempt.inputs]), None
+            return
         future = self._waiting.get(attempt.task_id)
         if future is None:
             future = self._waiting[attempt.task_id] = asyncio.get_running_loop().create_future()
@@ -73,17 +79,22 @@ class Inputs:
 
 def _merged(args: bytes, rows: list[TupleRow]) -> bytes:
     """The stored arguments are one JSON object; results are JSON already and are put in as they are."""
-    parts = [bytes(args).rstrip()[:-1]]
+    members = []
     total = 0
     for _, key, rule, value, parent, state, reason, type_, error in rows:
         if value is None:
             raise Undecodable(f"the results for {key!r} are over {MOST:,} bytes: pass references instead")
         data = bytes(value) if rule != 3 else _failure(parent, state, reason, type_, error)
         total += len(data)
-        parts.append((b"," if parts[-1].strip() != b"{" else b"") + json.dumps(key).encode() + b":" + data)
+        members.append(json.dumps(key).encode() + b":" + data)
     if total > MOST:
         raise Undecodable(f"the results it takes over are {total:,} bytes, over {MOST:,}: pass references instead")
-    return b"".join(parts) + b"}"
+    return _with(args, members)
+
+
+def _with(args: bytes, members: list[bytes]) -> bytes:
+    own = bytes(args).strip()[1:-1].strip()
+    return b"{" + b",".join([own, *members] if own else members) + b"}"
 
 
 def _failure(parent: UUID, state: int | None, reason: int | None, type_: str | None, error: str | None) -> bytes:

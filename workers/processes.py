@@ -26,6 +26,8 @@ __all__ = ["Processes"]
 _CANCEL_SECONDS = 0.06
 """What a handler gets to end in order after a cancel, before its process is killed: all in all 100 ms."""
 _RELEASE_SECONDS = 1.0
+_SETTINGS = {"database_url", "nats_url", "db_schema", "namespace"}
+"""What a child must have as its worker has it, for its handlers' transactions; the rest is in the environment."""
 _CLOSE_SECONDS = 5.0
 
 
@@ -45,6 +47,7 @@ class Processes:
         self._most_memory = None if settings.process_memory is None else settings.process_memory << 20
         self._setup = {
             "do": "open", "place": place_of(app), "log_format": log_format, "log_lines": settings.log_lines,
+            "settings": settings.model_dump(include=_SETTINGS, exclude_none=True),
         }  # fmt: skip
         self._free = asyncio.Semaphore(settings.processes or os.cpu_count() or 1)
         self._idle: list[Process] = []
@@ -93,7 +96,7 @@ class Processes:
         head = {
             "do": "run", "task_id": task_id, "type": attempt.task_type.name, "attempt": attempt.number,
             "queue": self._queue_names.get(attempt.queue_id, ""), "tries": attempt.tries,
-            "max_tries": attempt.max_tries, "meta": attempt.meta,
+            "max_tries": attempt.max_tries, "meta": attempt.meta, "session": attempt.session.id,
             "soft": None if limits.soft_at is None else limits.soft_at - now,
             "hard": None if limits.hard_at is None else limits.hard_at - now,
         }  # fmt: skip
@@ -107,16 +110,15 @@ class Processes:
         finally:
             for timer in timers:
                 timer.cancel()
+        if "committed" in reply:
+            return Outcome(State(reply["committed"]), committed=True)
         if "stopped" in reply:
             if attempt.stop is None and limits.soft_at is not None and time.monotonic() >= limits.soft_at:
                 raise limits.soft_over()
             raise asyncio.CancelledError
         if attempt.stop is not None and reply.get("obeyed"):
             return outcome_of_stop(attempt.stop, None)
-        if reply["to"] == State.SUCCEEDED:
-            return Outcome(State.SUCCEEDED, result=result)
-        reason = None if reply["reason"] is None else Reason(reply["reason"])
-        return Outcome(State(reply["to"]), None, reason, reply["delay"], reply["refund"], reply["detail"])
+        return _told(reply, result)
 
     def _heard(self, attempt: Attempt, said: dict[str, Any]) -> None:
         if said["is"] == "progress":
@@ -191,3 +193,11 @@ class Processes:
         self._idle.clear()
         if self._closing:
             await asyncio.wait(self._closing)
+
+
+def _told(reply: dict[str, Any], result: bytes) -> Outcome:
+    """The outcome as the child says it."""
+    if reply["to"] == State.SUCCEEDED:
+        return Outcome(State.SUCCEEDED, result=result)
+    reason = None if reply["reason"] is None else Reason(reply["reason"])
+    return Outcome(State(reply["to"]), None, reason, reply["delay"], reply["refund"], reply["detail"])

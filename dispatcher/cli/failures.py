@@ -32,6 +32,7 @@ _CODES = {
     "UnknownTask": NOT_FOUND,
     "TaskNotFound": NOT_FOUND,
     "FlowNotFound": NOT_FOUND,
+    "FlowInUse": CONFLICT,
     "KeyConflict": CONFLICT,
     "NotCommitted": CONFLICT,
     "NotFinished": CONFLICT,

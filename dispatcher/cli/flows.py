@@ -1,4 +1,4 @@
-"""``dispatcher flows show|state|history|cancel|retry|again``."""
+"""``dispatcher flows show|state|history|cancel|retry|again|delete``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from dispatcher.cli.asking import actor, ago, asking
 from dispatcher.cli.options import DatabaseUrl, Json, Schema, load_settings
 from dispatcher.cli.output import emit, emit_line, table
 from dispatcher.flow_info import FlowNode
-from dispatcher.flow_status import again_steps, cancel_steps, history_steps, info_steps, retry_steps, tree_steps
+from dispatcher.flow_status import (
+    again_steps,
+    cancel_steps,
+    delete_steps,
+    history_steps,
+    info_steps,
+    retry_steps,
+    tree_steps,
+)
 from dispatcher.masking import printable
 from dispatcher.task_info import Answer, jsonable
 from dispatcher.tx import run_steps
@@ -100,6 +108,15 @@ def again(flow_id: FlowId, database_url: DatabaseUrl = None, schema: Schema = No
     with asking(settings) as connection:
         copy = run_steps(connection, again_steps(flow_id), settings.db_schema)
     emit({"id": copy, "copy_of": flow_id}, json, lambda: str(copy))
+
+
+@app.command()
+def delete(flow_id: FlowId, database_url: DatabaseUrl = None, schema: Schema = None, json: Json = False) -> None:
+    """Remove a flow that has ended, with all its tasks and their history, for good; all of it or nothing."""
+    settings = load_settings(database_url=database_url, db_schema=schema)
+    with asking(settings) as connection:
+        gone = run_steps(connection, delete_steps(flow_id, actor()), settings.db_schema)
+    emit({"id": flow_id, "deleted": gone}, json, lambda: f"deleted, with {gone:,} tasks")
 
 
 def _answered(answers: list[Answer]) -> dict[str, Any]:

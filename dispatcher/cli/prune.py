@@ -27,19 +27,21 @@ def command(
     """Remove finished tasks that were kept long enough.  The leading relay does this by itself every ten minutes."""
     settings = load_settings(database_url=database_url, db_schema=schema, streams_conf=streams_conf)
     require_database(settings)
-    pruned = asyncio.run(_prune(settings, dry_run))
+    pruned, flows = asyncio.run(_prune(settings, dry_run))
     rows = [(queue, state.label, count) for (queue, state), count in sorted(pruned.items())]
     document = {
         "dry_run": dry_run,
         "tasks": pruned.total(),
+        "flows": flows,
         "pruned": [dict(zip(("queue", "state", "tasks"), row, strict=True)) for row in rows],
     }
     emit(document, json, lambda: table(("queue", "state", "would go" if dry_run else "removed"), rows))
 
 
-async def _prune(settings: Settings, dry_run: bool) -> Pruned:
+async def _prune(settings: Settings, dry_run: bool) -> tuple[Pruned, int]:
     database = Database(settings, "dispatcher prune", statement_timeout="30s")
     try:
-        return await Pruner(database, settings, load(settings.streams_conf)).once(dry_run=dry_run)
+        pruner = Pruner(database, settings, load(settings.streams_conf))
+        return await pruner.once(dry_run=dry_run), pruner.flows
     finally:
         await database.close()

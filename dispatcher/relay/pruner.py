@@ -20,7 +20,7 @@ from dispatcher.settings import Settings
 from dispatcher.streams.config import StreamsConfig
 from state import prune
 from state.delete import DELETE_FINISHED
-from state.flows import FORGET
+from state.flows import FORGET, PAST
 from state.machine import State
 from state.sql import Sql
 
@@ -47,6 +47,8 @@ class Pruner:
 
     def __init__(self, database: Database, settings: Settings, streams: StreamsConfig) -> None:
         self._database, self._settings, self._streams = database, settings, streams
+        self.flows = 0
+        """How many flows the last pass removed, or would have removed."""
 
     async def run(self) -> None:
         """Prune every ten minutes until cancelled; what the database refuses is told and tried again next time."""
@@ -67,8 +69,7 @@ class Pruner:
         """Remove everything that is due now, or with ``dry_run`` only count it.  Raises ``psycopg.Error``."""
         queues = {number: name for number, name in await self._database.run(prune.QUEUES)}
         pruned: Pruned = Counter()
-        if not dry_run:
-            await self._forget_flows(queues)
+        await self._forget_flows(queues, pruned, dry_run)
         for walk, states in ((prune.SUCCEEDED, (State.SUCCEEDED,)), (prune.STOPPED, (State.FAILED, State.CANCELLED))):
             asked = {
                 number: [self._keep(name, state) if state in states else None for state in KEPT]
@@ -82,13 +83,17 @@ class Pruner:
                 pass
         return pruned
 
-    async def _forget_flows(self, queues: dict[int, str]) -> None:
+    async def _forget_flows(self, queues: dict[int, str], counted: Pruned, dry_run: bool) -> None:
         """Flows of which every part is past its time go first; then their tasks are like any others."""
+        self.flows = 0
         params: dict[str, Any] = {"queues": list(queues), "most": _FLOWS, "low": _NOTHING}
         for state in KEPT:
             params[state.label] = [self._keep(name, state) for name in queues.values()]
-        while gone := await self._database.run(FORGET, params):
-            params["low"] = gone[-1][0]
+        while rows := await self._database.run(PAST if dry_run else FORGET, params):
+            self.flows += len({row[0] for row in rows})
+            params["low"] = rows[-1][0]
+            for _, queue, state, count in rows if dry_run else ():
+                counted[queues[queue], State(state)] += count
 
     def _keep(self, queue: str, state: State) -> float | None:
         return keep(self._settings, self._streams, queue, state)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from state.migrations.flow_copy import COPY
 from state.migrations.flow_release import RELEASE_NAMES, RIGHTS, release_functions
 
-__all__ = ["FUNCTION_NAMES", "flow_functions"]
+__all__ = ["FUNCTION_NAMES", "VALUE", "flow_functions"]
 
 FUNCTION_NAMES = "create_blocked copy_flow flow_value complete_task suspend_task " + RELEASE_NAMES
 
@@ -58,7 +58,7 @@ END $create$;
 
 # The results of a flow as one JSON value: of a chain that of its last part, of a group a list, of a graph an object by
 # name.  What has no result is null.  NULL when it would be longer than p_most bytes: it is never built then.
-_VALUE = """
+VALUE = """
 CREATE FUNCTION {s}.flow_value(p_id uuid, p_most bigint) RETURNS bytea
 LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $value$
 DECLARE
@@ -151,4 +151,4 @@ END $suspend$;
 
 def flow_functions() -> tuple[str, ...]:
     """The statements that create the functions; ``{s}`` still stands for the schema."""
-    return (*release_functions(), _CREATE, _VALUE, _COMPLETE, _SUSPEND, COPY, RIGHTS)
+    return (*release_functions(), _CREATE, VALUE, _COMPLETE, _SUSPEND, COPY, RIGHTS)

@@ -56,6 +56,19 @@ async def test_effect_end_and_follow_up_are_one_commit(bank: Fleet, kind: Any) -
     assert bank.count("task_events", "to_state = 6") == 2
 
 
+async def test_in_a_child_process_too(bank: Fleet) -> None:
+    await bank.relay()
+    await bank.worker(app)
+    task = bank.enqueue(flow_apps.transfer_in_process.call(2))
+    assert await task.wait(30) == 6
+    assert balances(bank.connection) == (-6, 6)
+    assert [(row["step"], row["attempt"]) for row in bank.rows("SELECT * FROM transfers")] == [("note", 1)]
+    await until(lambda: [row["transfer"] for row in bank.rows("SELECT transfer FROM receipts")] == [task.id])
+    assert bank.row(task)["tries"] == 2  # the child died once; waiting for a task consumes none
+    logs = await until(lambda: app.logs(bank.connection, task.id))
+    assert [line.message for line in logs[-1].lines] == ["moved 6"]
+
+
 async def test_every_kind_of_session_commits_with_the_task(bank: Fleet) -> None:
     url = bank.settings.database_url or ""
     alchemy = "postgresql+psycopg" + url[url.index("://") :]

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from dispatcher import group
+from dispatcher import FlowInUse, group
 from dispatcher.cli.main import main
 from dispatcher.database import Database
 from dispatcher.handle import Task
@@ -79,6 +79,10 @@ async def test_the_commands_draw_and_change_a_flow(flows: Fleet, cli: Callable[.
     copy = json.loads(cli("flows", "again", task.id, "--json"))["id"]
     await until(lambda: app.flows.get(flows.connection, copy).state == "succeeded")
     assert "✓ chain succeeded" in cli("flows", "show", copy, "--follow")
+    assert json.loads(cli("flows", "delete", copy, "--json")) == {"id": copy, "deleted": 4}
+    assert flows.count("tasks") == 4 and flows.rows("SELECT deleted FROM dispatcher.deletions") == [{"deleted": 4}]
+    assert "no flow" in cli("flows", "delete", copy, code=3)
+    assert "is a part of" in cli("flows", "delete", tree["parts"][0]["id"], code=2)
     assert "no flow 018f0000" in cli("flows", "show", "018f0000-0000-7000-8000-000000000001", code=3)
     assert "is not a UUID" in cli("flows", "show", "x", code=2)
 
@@ -99,12 +103,17 @@ async def test_the_state_of_ten_thousand_is_told_at_once_and_they_are_forgotten_
     at_once: dict[str, Any] = {"low": UUID(int=0), "most": 10, "queues": [queue], "cancelled": [0.0]}
     at_once |= {"succeeded": [None], "failed": [0.0]}
     assert flows.connection.execute(forget, at_once).fetchall() == []  # it has not ended
+    with pytest.raises(FlowInUse, match="still runs: cancel it first"):
+        app.flows.delete(flows.connection, task.id)
     with flows.connection.transaction():
         app.flows.cancel(flows.connection, task.id)
     assert app.flows.get(flows.connection, task.id).state == "cancelled"
     members = [row["id"] for row in flows.rows("SELECT id FROM dispatcher.tasks ORDER BY id")]
     delete = DELETE_FINISHED.psycopg("dispatcher").encode()
     assert flows.connection.execute(delete, {"ids": members[:500]}).fetchall() == []  # not one by one
+    with pytest.raises(FlowInUse, match="nothing was deleted"):  # messages for them may still come
+        app.flows.delete(flows.connection, task.id)
+    assert flows.count("tasks") == 10_001 and flows.count("flow_nodes") == 10_002
     late = at_once | {"cancelled": [3600.0]}
     assert flows.connection.execute(forget, late).fetchall() == []  # a part of it is kept longer
     assert flows.connection.execute(forget, at_once).fetchall() == [{"id": task.id}]
@@ -123,7 +132,9 @@ async def test_the_pruner_removes_a_flow_as_a_whole_and_nothing_of_one_that_goes
     at_once = flows.settings.model_copy(update={"keep_succeeded": timedelta(0)})
     database = Database(at_once, "dispatcher test prune")
     try:
-        assert (await Pruner(database, at_once, loads("")).once()).total() == 3
+        pruner = Pruner(database, at_once, loads(""))
+        for dry_run in (True, False):
+            assert (await pruner.once(dry_run=dry_run)).total() == 3 and pruner.flows == 1
     finally:
         await database.close()
     assert {row["root_id"] for row in flows.rows("SELECT root_id FROM dispatcher.flows")} == {goes_on.id}

@@ -20,8 +20,8 @@ from tests.fixtures.flow_apps import (
     double,
     fail,
     flatten,
+    hand_in_process,
     mark,
-    misplaced,
     secret_word,
     total,
     tripled,
@@ -85,14 +85,11 @@ async def test_compositions_pass_results_to_any_depth(flows: Fleet) -> None:
     assert flows.count("flows", "state <> 6") == 0 and flows.count("tasks", "state = 8 AND reason = 16") == 1
 
 
-async def test_a_child_process_takes_results_over_and_says_what_it_cannot_do(flows: Fleet) -> None:
+async def test_a_child_process_takes_results_over_and_hands_over(flows: Fleet) -> None:
     await working(flows)
     chain = enqueue(flows, add.call(1).then(tripled).then(double))
-    wrong = [enqueue(flows, misplaced.call(what)) for what in ("transaction", "step", "gather", "hand over")]
-    assert await chain.wait(PATIENCE) == 12
-    for task in wrong:
-        with pytest.raises(TaskFailed, match="do not work in a child process"):
-            await task.wait(PATIENCE)
+    handed = enqueue(flows, hand_in_process.call(2))
+    assert await chain.wait(PATIENCE) == 12 and await handed.wait(PATIENCE) == 12
 
 
 async def test_a_deadline_holds_for_a_task_that_had_to_wait_for_others(flows: Fleet) -> None:
@@ -154,9 +151,32 @@ async def test_a_graph_follows_its_rules(flows: Fleet) -> None:
     }
     assert flows.ledger("blame")[0].value == "fail exhausted ValueError: as asked"
     assert sorted(entry.value for entry in flows.ledger("mark")) == ["anyway None", "two None"]
+    for text in ('"é\\' * 10, "x" * 8188, "x" * 8200):  # with the claim, just so, and read when it starts
+        assert await enqueue(flows, flow_apps.say.call(text).then(flow_apps.say)).wait(10) == text
     good = Flow("good")
     good.add("a", add.call(1)).add("b", double.partial(), takes={"a": "a"})
     assert await enqueue(flows, good).wait(PATIENCE) == {"a": 2, "b": 4}
+
+
+async def test_chains_and_groups_are_parts_of_graphs(flows: Fleet) -> None:
+    await working(flows)
+    flow = Flow("nested").add("a", add.call(1))
+    flow.add("both", group(add.call(5), add.call(6).then(double)), after=["a"])
+    flow.add("sum", total.partial(), takes={"numbers": "both"})
+    flow.add("bad", fail.call().then(add), ignore=["both"])
+    flow.add("undo", mark.call("undo").then(mark.call("undone")), on_failure=["bad"])
+    flow.add("not wanted", group(add.call(8), add.call(9), sequential=True), when={"a": 7})
+    flow.add("nor this", mark.call("never").on_end(mark.call("never")), after=["not wanted"])
+    flow.add("at last", total.partial(), takes={"numbers": "not wanted"}, ignore=["not wanted"])
+    task = enqueue(flows, flow)
+    await until(lambda: app.flows.get(flows.connection, task.id).state == "partly_succeeded")
+    parts = {part.name: part for part in app.flows.tree(flows.connection, task.id).parts}
+    assert {name: part.state for name, part in parts.items()} == {
+        "a": "succeeded", "both": "succeeded", "sum": "succeeded", "bad": "failed", "undo": "succeeded",
+        "not wanted": "skipped", "nor this": "skipped", "at last": "failed",
+    }  # fmt: skip
+    assert app.get(flows.connection, parts["sum"].id).result == 20
+    assert sorted(entry.value for entry in flows.ledger("mark")) == ["never None", "undo None", "undone None"]
 
 
 async def test_wrong_compositions_are_refused_at_the_call(flows: Fleet) -> None:
@@ -181,7 +201,19 @@ async def test_wrong_compositions_are_refused_at_the_call(flows: Fleet) -> None:
         (lambda: add.call(1).then(add.call(2), 3), "only for a task type"),
         (lambda: add.call(1).then(add, c=3), "no such argument"),
         (lambda: add.call(1).then(add, a=3), "'a' comes from another task and is given too"),
-        (lambda: enqueue(flows, group(add.options(key="k").call(1))), "has a key"),
+        (lambda: enqueue(flows, group(add.options(key="k").call(1))), "has a key.* hands over"),
+        (
+            lambda: enqueue(flows, Flow("w").add("g", group(add.call(1))).add("b", mark.call(), when={"g": [2]})),
+            "only that of a single task can be compared",
+        ),
+        (
+            lambda: enqueue(
+                flows,
+                Flow("e").add("g", group(add.call(1))).add("b", mark.partial(), takes={"a": "g"}, on_failure=["g"]),
+            ),
+            "only a single task has one",
+        ),
+        (lambda: Flow("x").add("g", group(add.call(1)), takes={"a": "b"}), "has all its arguments: with takes add"),
         (
             lambda: enqueue(flows, circle()),
             "circle: a -> c -> b -> a|circle: c -> b -> a -> c|circle: b -> a -> c -> b",
@@ -255,6 +287,19 @@ async def test_every_way_to_end_is_told_to_those_that_wait(flows: Fleet) -> None
     assert ends(flows, cancelled) == {"add": "cancelled by_request", "double": "failed dependency_failed"}
     assert ends(flows, expired) == {"add": "failed expired", "double": "failed dependency_failed"}
     await until(lambda: flows.count("cancel_requests") == 0)
+
+
+async def test_who_cancels_a_handler_that_waits_cancels_its_children(flows: Fleet) -> None:
+    await working(flows)
+    parent = flows.enqueue(flow_apps.spawn_waiting.call("never"))
+    await until(lambda: flows.count("flows") == 2)  # the child waits for one of its own
+    children = flows.rows("SELECT id FROM dispatcher.flows ORDER BY id")[0]
+    await until(lambda: len(flows.ledger("waits")) == 1)
+    with flows.connection.transaction():
+        app.cancel(flows.connection, parent.id)
+    await until(lambda: flows.count("flows", "state = 8") == 2)
+    assert flows.count("tasks", "state = 8") == 3 and flows.count("tasks") == 3
+    assert app.flows.get(flows.connection, children["id"]).state == "cancelled"
 
 
 async def test_handlers_wait_for_children_without_a_slot(flows: Fleet) -> None:

@@ -171,6 +171,7 @@ def compositions(session: Session) -> None:
     assert_type(group(both, both).enqueue(session), Task[list[list[Receipt]]])
     assert_type(both.on_failure(thumbnail.call("a")).then(total).enqueue(session), Task[int])
     flow = Flow("order").add("a", charge.call(1)).add("b", ship.partial(address="x"), takes={"receipt": "a"})
+    flow.add("c", both, after=["a"]).add("d", chain)
     assert_type(flow.enqueue(session), Task[dict[str, Any]])
     assert_type(app.flows.get(session, flow.enqueue(session).id), FlowInfo)
 
