@@ -12,7 +12,8 @@ from taskiq_pg.asyncpg import AsyncpgResultBackend
 from benchmarks.peers import tally
 from benchmarks.peers.peer import DATABASE_URL, NATS_URL, PAYLOAD, About
 
-FETCH, TIMEOUT = 100, 0.1
+FETCH = int(os.environ.get("TQ_FETCH", "100"))
+TIMEOUT = eval(os.environ.get("TQ_TIMEOUT", "0.1"))
 
 broker = PullBasedJetStreamBroker(
     os.environ[NATS_URL], durable="peers", pull_consume_batch=FETCH, pull_consume_timeout=TIMEOUT
@@ -69,6 +70,10 @@ class TaskiqPeer:
     async def one(self, number: int) -> None:
         """One message; returns with the server's confirmation."""
         await noop.kiq(number, PAYLOAD)
+
+    async def one_tx(self, number: int) -> None:
+        """It cannot."""
+        raise NotImplementedError
 
     async def mark(self, number: int) -> None:
         """One message of the task that notes its start."""
