@@ -65,7 +65,7 @@ def one_system(servers: EmbeddedServers, system: str, python: Path, folder: Path
         with stage(servers, system, python_of(system, python), folder / system) as built:
             found["about"] = built.about
             say(f"{built.about['name']} {built.about['versions']}")
-            found |= measure(built, plan)
+            measure(built, plan, found)
     except BenchError as error:
         found["error"] = str(error)
         say(f"  {system}: {error}")

@@ -48,20 +48,32 @@ FULL = Plan(
 )  # fmt: skip
 QUICK = Plan(
     rounds=1, seconds=1.0, latency_seconds=4.0, idle_seconds=6.0, settle_seconds=2.0, depth=5_000,
-    slice_seconds=10.0, system_seconds=70.0, one_most=1000,
+    slice_seconds=10.0, system_seconds=70.0, one_most=500,
 )  # fmt: skip
 _DEEP_SECONDS = 15.0
 """Making the deep backlog may take so long: a system without a bulk call gets a shallower one."""
 
 
-def measure(stage: Stage, plan: Plan) -> dict[str, Any]:
-    """All figures of one system; raises ``BenchError`` when a task was lost or run twice, or the time is over."""
+def measure(stage: Stage, plan: Plan, found: dict[str, Any]) -> None:
+    """Put all figures of one system into ``found``.
+
+    Raises ``BenchError`` when a task was lost or run twice, or the time is over; what was measured by then is there.
+    """
+    found["rounds"] = {}
+    try:
+        _workloads(stage, plan, found, found["rounds"])
+    finally:
+        for name, figures in found["rounds"].items():
+            found[name] = round(median(item["tasks_per_s"] for item in figures), 1)
+            found[f"{name}_spread"] = spread(figures, "tasks_per_s")
+
+
+def _workloads(stage: Stage, plan: Plan, found: dict[str, Any], rounds: dict[str, list[dict[str, Any]]]) -> None:
     stage.deadline = time.monotonic() + plan.system_seconds
     stage.start(1)
     tasks = _calibrate(stage, plan)
     ones = min(plan.one_most, tasks)
-    found: dict[str, Any] = {"tasks": tasks, "tasks_one": ones, "rounds": {}}
-    rounds = found["rounds"]
+    found["tasks"], found["tasks_one"] = tasks, ones
     rounds["one"] = _rounds(plan, lambda: _backlog(stage, "one", ones)[0])
     if stage.about["atomic"]:
         rounds["one_tx"] = _rounds(plan, lambda: _backlog(stage, "one_tx", ones)[0])
@@ -69,7 +81,8 @@ def measure(stage: Stage, plan: Plan) -> dict[str, Any]:
     rounds["bulk"], rounds["drain_1"] = [made for made, _ in both], [drained for _, drained in both]
     rounds["together"] = _rounds(plan, lambda: _together(stage, tasks))
     stage.calm(True)
-    found |= _latency(stage, plan) | _idle(stage, plan)
+    found |= _latency(stage, plan)
+    found |= _idle(stage, plan)
     stage.calm(False)
     stage.start(2)
     _warm(stage, ones)
@@ -77,10 +90,6 @@ def measure(stage: Stage, plan: Plan) -> dict[str, Any]:
     made_per_s = min(item["tasks_per_s"] for item in rounds["bulk"])
     found["depth"] = max(2 * tasks, min(plan.depth, int(made_per_s * _DEEP_SECONDS)))
     rounds["deep"] = [_deep(stage, found["depth"], tasks)]
-    for name, figures in rounds.items():
-        found[name] = round(median(item["tasks_per_s"] for item in figures), 1)
-        found[f"{name}_spread"] = spread(figures, "tasks_per_s")
-    return found
 
 
 def _rounds(plan: Plan, measured: Callable[[], T]) -> list[T]:
