@@ -28,8 +28,6 @@ class About:
     """SQL that counts the tasks not recorded as finished; may name ``%(total)s``, all tasks created so far."""
     atomic: bool
     """A task can be created in the transaction of the caller's own data."""
-    calm: tuple[tuple[str, ...], ...] = ()
-    """The arguments after ``python`` of what runs instead for latency and idle, where one setting cannot serve both."""
 
 
 class Peer(Protocol):

@@ -55,12 +55,6 @@ class Stage:
         """Have so many workers, and whatever else the system needs beside them."""
         self.workers.grow(self.about["commands"][str(workers)])
 
-    def calm(self, calm: bool) -> None:
-        """Change to the processes that suit tasks that come one at a time, where the system has others for that."""
-        if self.about["calm"]:
-            self.workers.shrink(0)
-            self.workers.grow(self.about["calm"] if calm else self.about["commands"]["1"])
-
     def shrink(self, workers: int) -> None:
         """Have no more than so many workers."""
         self.workers.shrink(len(self.about["commands"][str(workers)]))

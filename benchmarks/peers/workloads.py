@@ -80,10 +80,8 @@ def _workloads(stage: Stage, plan: Plan, found: dict[str, Any], rounds: dict[str
     both = _rounds(plan, lambda: _backlog(stage, "bulk", tasks))
     rounds["bulk"], rounds["drain_1"] = [made for made, _ in both], [drained for _, drained in both]
     rounds["together"] = _rounds(plan, lambda: _together(stage, tasks))
-    stage.calm(True)
     found |= _latency(stage, plan)
     found |= _idle(stage, plan)
-    stage.calm(False)
     stage.start(2)
     _warm(stage, ones)
     rounds["drain_2"] = _rounds(plan, lambda: _backlog(stage, "bulk", tasks)[1])

@@ -6,23 +6,15 @@ import asyncio
 import os
 from collections.abc import Sequence
 
-from taskiq_nats import PullBasedJetStreamBroker
+from taskiq import AsyncBroker
+from taskiq_nats import PullBasedJetStreamBroker, PushBasedJetStreamBroker
 from taskiq_pg.asyncpg import AsyncpgResultBackend
 
 from benchmarks.peers import tally
 from benchmarks.peers.peer import DATABASE_URL, NATS_URL, PAYLOAD, About
 
-FETCH, TIMEOUT = 100, 0.1
-
-
-def _broker(batch: int, timeout: float | None) -> PullBasedJetStreamBroker:
-    made = PullBasedJetStreamBroker(
-        os.environ[NATS_URL], durable="peers", pull_consume_batch=batch, pull_consume_timeout=timeout
-    )
-    made.with_result_backend(AsyncpgResultBackend(dsn=os.environ[DATABASE_URL]))
-    made.register_task(_noop, task_name="noop")
-    made.register_task(_mark, task_name="mark")
-    return made
+QUEUE = "taskiq_consumer"
+"""The name that the broker gives its consumer: under another one a second worker would try to make it anew."""
 
 
 async def _noop(number: int, text: str) -> None:
@@ -35,13 +27,15 @@ async def _mark(number: int, text: str) -> None:
     tally.note(number)
 
 
-broker, calm = _broker(FETCH, TIMEOUT), _broker(1, None)
-noop, mark = broker.find_task("noop"), broker.find_task("mark")
+def _with_tasks(made: AsyncBroker) -> AsyncBroker:
+    made.register_task(_noop, task_name="noop")
+    made.register_task(_mark, task_name="mark")
+    return made.with_result_backend(AsyncpgResultBackend(dsn=os.environ[DATABASE_URL]))
 
 
-def _worker(name: str) -> list[str]:
-    flags = ["--workers", "1", "--max-prefetch", "100", "--no-parse", "--log-level", "WARNING"]
-    return ["-m", "taskiq", "worker", f"{__name__}:{name}", *flags]
+broker = _with_tasks(PushBasedJetStreamBroker(os.environ[NATS_URL], queue=QUEUE))
+sender = _with_tasks(PullBasedJetStreamBroker(os.environ[NATS_URL], durable="sender"))
+noop, mark = sender.find_task("noop"), sender.find_task("mark")
 
 
 class TaskiqPeer:
@@ -52,13 +46,9 @@ class TaskiqPeer:
         packages=("taskiq", "taskiq-nats", "taskiq-postgres", "nats-py", "asyncpg", "uvloop"),
         keeps="row with the result only; a waiting task is a message, not a row",
         settings=(
+            ("push-based JetStream broker with a queue", "taskiq-nats README"),
             (
-                f"pull-based JetStream broker, pull_consume_batch {FETCH}, pull_consume_timeout {TIMEOUT} s; for"
-                " latency and idle the defaults, 1 and none: a batch that is not full waits for its timeout",
-                "taskiq-nats README",
-            ),
-            (
-                "not the push-based one: a client that only sends joins its group and swallows messages",
+                "a pull-based one sends: a push-based one would join the queue and swallow tasks",
                 "taskiq-nats broker.py",
             ),
             ("--max-async-tasks 100 (default), --max-prefetch 100", "taskiq docs/guide/cli.md"),
@@ -70,16 +60,16 @@ class TaskiqPeer:
         ),
         left="SELECT %(total)s - count(*) FROM taskiq_results",
         atomic=False,
-        calm=(tuple(_worker("calm")),),
     )
 
     def processes(self, workers: int) -> list[list[str]]:
         """One ``taskiq worker --workers 1`` each."""
-        return [_worker("broker")] * workers
+        flags = ["--workers", "1", "--max-prefetch", "100", "--no-parse", "--log-level", "WARNING"]
+        return [["-m", "taskiq", "worker", f"{__name__}:broker", *flags]] * workers
 
     async def setup(self) -> None:
-        """Starting the broker creates table, stream and consumer."""
-        await broker.startup()
+        """Starting a broker creates table and stream."""
+        await sender.startup()
 
     async def open(self, clients: int) -> None:
         """One connection to NATS is open already."""
