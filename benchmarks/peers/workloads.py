@@ -48,7 +48,7 @@ FULL = Plan(
 )  # fmt: skip
 QUICK = Plan(
     rounds=1, seconds=1.0, latency_seconds=4.0, idle_seconds=6.0, settle_seconds=2.0, depth=5_000,
-    slice_seconds=10.0, system_seconds=70.0, one_most=500,
+    slice_seconds=10.0, system_seconds=70.0, tasks_least=200, one_most=500,
 )  # fmt: skip
 _DEEP_SECONDS = 15.0
 """Making the deep backlog may take so long: a system without a bulk call gets a shallower one."""
