@@ -15,7 +15,7 @@ from dispatcher.order import Order
 from dispatcher.steps import Row, Steps
 from dispatcher.tx import is_async, resolved, run, run_async, run_steps, run_steps_async
 from dispatcher.tx_open import open_check
-from state.create import CREATE_FOR_ANY_DRIVER, CREATE_MANY, CREATE_ONE, CREATE_ONE_WITH
+from state.create import CREATE_FOR_ANY_DRIVER, CREATE_MANY, CREATE_ONE, CREATE_ONE_WITH, CREATE_PLAIN
 from state.ids import new_id, new_ids
 from state.sql import Sql
 
@@ -149,7 +149,13 @@ def _steps(orders: Sequence[Order], ids: Sequence[UUID], chunks: Sequence[Sequen
     """Position to existing task, for the positions whose key already had one."""
     found: dict[int, UUID] = {}
     for chunk in chunks:
-        rows = yield CREATE_MANY, arrays([orders[i] for i in chunk], [ids[i] for i in chunk])
+        part, part_ids = [orders[i] for i in chunk], [ids[i] for i in chunk]
+        asked = part[0].asked
+        # calls made through one task type share what they ask for, so the same object means the same type
+        if asked.plain and all(order.asked is asked for order in part):
+            yield CREATE_PLAIN, _alike(part, part_ids)
+            continue
+        rows = yield CREATE_MANY, arrays(part, part_ids)
         for ord_, task_id, outcome in rows:
             position = chunk[ord_ - 1]
             found[position] = _uuid(task_id)
@@ -157,6 +163,20 @@ def _steps(orders: Sequence[Order], ids: Sequence[UUID], chunks: Sequence[Sequen
                 order = orders[position]
                 raise KeyConflict(order.name, order.asked.key or "", found[position])
     return found
+
+
+def _alike(orders: Sequence[Order], ids: list[UUID]) -> dict[str, Any]:
+    """The parameters of ``CREATE_PLAIN``."""
+    asked = orders[0].asked
+    return {
+        "type": orders[0].name,
+        "queue": asked.queue,
+        "lane": asked.lane,
+        "max_tries": asked.max_tries,
+        "flags": asked.flags,
+        "ids": ids,
+        "args": [order.args for order in orders],
+    }
 
 
 def arrays(orders: Sequence[Order], ids: Sequence[UUID]) -> dict[str, Any]:

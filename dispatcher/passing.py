@@ -26,7 +26,7 @@ def parameters(payload: Payload) -> frozenset[str]:
 
 def encode_without(payload: Payload, passed: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
     """Like ``Payload.encode`` for a call that will get the arguments ``passed`` from other tasks.  Raises the same."""
-    return payload.encode_values(lambda: _bind(payload, passed, args, kwargs), _loose(payload))
+    return payload.encode_values(_bind(payload, passed, args, kwargs), _loose(payload))
 
 
 def _bind(payload: Payload, passed: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -122,23 +122,32 @@ class Payload:
 
     def encode(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
         """Bind, validate and encode.  Raises ``ArgumentsInvalid`` or ``ArgumentsTooLarge``."""
-        return self.encode_values(lambda: self._bind(args, kwargs), self._arguments)
+        return self.encode_values(self._bind(args, kwargs), self._arguments)
 
-    def encode_values(self, bind: Callable[[], dict[str, Any]], codec: Codec) -> bytes:
-        """Validate by ``codec`` what ``bind`` gives, and encode it.  Raises as :meth:`encode` does."""
-        from pydantic_core import PydanticSerializationError, ValidationError
-
+    def encode_values(self, values: dict[str, Any], codec: Codec) -> bytes:
+        """Validate ``values`` by ``codec``, and encode them.  Raises as :meth:`encode` does."""
         try:
             data: bytes = codec.to_json(
-                codec.validate(bind(), by_name=True), by_alias=False, round_trip=True, warnings=False
+                codec.validate(values, by_name=True), by_alias=False, round_trip=True, warnings=False
             )
-        except ValidationError as error:
-            raise ArgumentsInvalid(self.name, self._problems(error)) from None
-        except (PydanticSerializationError, RecursionError) as error:
-            raise ArgumentsInvalid(self.name, [no_json(error)]) from None
+        except Exception as error:
+            refusal = self._refusal(error)
+            if refusal is None:
+                raise
+            raise refusal from None
         if len(data) > self._args_limit:
             raise ArgumentsTooLarge(self.name, len(data), self._args_limit)
         return data
+
+    def _refusal(self, error: Exception) -> ArgumentsInvalid | None:
+        """What the caller is told; ``None``: a mistake of ours, or of the code of a type of theirs."""
+        from pydantic_core import PydanticSerializationError, ValidationError
+
+        if isinstance(error, ValidationError):
+            return ArgumentsInvalid(self.name, self._problems(error))
+        if isinstance(error, (PydanticSerializationError, RecursionError)):
+            return ArgumentsInvalid(self.name, [no_json(error)])
+        return None
 
     def decode(self, data: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments for the function.  Raises ``Undecodable``."""
@@ -173,7 +182,8 @@ class Payload:
         values = dict(zip(self.positional, args, strict=False))
         fits = len(args) <= len(self.positional)
         if self.plain:
-            values.update(kwargs)
+            if kwargs:
+                values.update(kwargs)
             if not fits or len(values) != len(args) + len(kwargs):
                 self._refuse(args, kwargs)
             return values

@@ -11,6 +11,7 @@ __all__ = [
     "CREATE_MANY",
     "CREATE_ONE",
     "CREATE_ONE_WITH",
+    "CREATE_PLAIN",
     "ENQUEUE",
     "OUTBOX_FULL",
     "UNKNOWN_LANE",
@@ -52,6 +53,13 @@ SELECT c.ord, c.task_id, c.outcome FROM {s}.create_tasks(
     CAST(:ids AS uuid[]), CAST(:profile AS int[]), CAST(:args AS bytea[]), CAST(:max_tries AS int[]),
     CAST(:flags AS int[]), CAST(:run_at AS timestamptz[]), CAST(:delay AS float8[]), CAST(:expires AS float8[]),
     CAST(:meta AS text[]), CAST(:keys AS text[]), CAST(:args_hash AS bytea[]), CAST(:key_ttl AS float8[])) AS c
+""")
+
+# Many tasks of one type with the same options and nothing optional in them: the usual bulk.  One row that says nothing.
+CREATE_PLAIN = Sql("""
+SELECT {s}.create_plain_tasks(
+    CAST(:type AS text), CAST(:queue AS text), CAST(:lane AS text), CAST(:max_tries AS int), CAST(:flags AS int),
+    CAST(:ids AS uuid[]), CAST(:args AS bytea[]))
 """)
 
 # For callers without the code of the type: all checks but those of the arguments' own types are made in the database,

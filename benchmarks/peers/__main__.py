@@ -38,7 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--python", type=Path, default=ROOT / ".venv-peers/bin/python", help="where the others live")
     for name in ("rounds", "depth"):
         parser.add_argument(f"--{name}", type=int)
-    for name in ("seconds", "latency-seconds", "idle-seconds", "settle-seconds"):
+    for name in ("seconds", "slice-seconds", "system-seconds", "latency-seconds", "idle-seconds", "settle-seconds"):
         parser.add_argument(f"--{name}", type=float)
     given = parser.parse_args()
     given.only = ["ours", *(name for name in given.only.split(",") if name not in ("", "ours"))]
@@ -65,7 +65,7 @@ def one_system(servers: EmbeddedServers, system: str, python: Path, folder: Path
         with stage(servers, system, python_of(system, python), folder / system) as built:
             found["about"] = built.about
             say(f"{built.about['name']} {built.about['versions']}")
-            found |= measure(built, plan)
+            measure(built, plan, found)
     except BenchError as error:
         found["error"] = str(error)
         say(f"  {system}: {error}")

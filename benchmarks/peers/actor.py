@@ -43,11 +43,20 @@ async def setup(peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
 
 async def one(peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
     """One task per call from ``CLIENTS`` clients at a time."""
-    left = iter(range(request["tasks"]))
+    return await _singles(peer.one, request["tasks"])
+
+
+async def one_tx(peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
+    """The same, each in a transaction of the caller."""
+    return await _singles(peer.one_tx, request["tasks"])
+
+
+async def _singles(create: Callable[[int], Coroutine[Any, Any, None]], tasks: int) -> dict[str, Any]:
+    left = iter(range(tasks))
 
     async def client() -> None:
         for number in left:
-            await peer.one(number)
+            await create(number)
 
     return await _timed(_all([client() for _ in range(CLIENTS)]))
 
@@ -88,7 +97,7 @@ async def _timed(work: Coroutine[Any, Any, None]) -> dict[str, Any]:
 
 
 REQUESTS: dict[str, Callable[[Peer, dict[str, Any]], Coroutine[Any, Any, dict[str, Any]]]] = {
-    "about": about, "setup": setup, "one": one, "bulk": bulk, "paced": paced,
+    "about": about, "setup": setup, "one": one, "one_tx": one_tx, "bulk": bulk, "paced": paced,
 }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ class About:
 
 
 class Peer(Protocol):
-    """Runs in an environment where the system is installed; ``one`` and ``mark`` are called concurrently."""
+    """Runs in an environment where the system is installed; creating calls are made concurrently."""
 
     about: About
 
@@ -49,6 +49,10 @@ class Peer(Protocol):
 
     async def one(self, number: int) -> None:
         """Create one task; returns when it is safe on disk as far as the system promises that."""
+        ...
+
+    async def one_tx(self, number: int) -> None:
+        """The same in a transaction of the caller on the caller's connection; asked only where ``about.atomic``."""
         ...
 
     async def mark(self, number: int) -> None:

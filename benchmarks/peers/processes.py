@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from select import select
 from typing import Any
 
 from dispatcher.bench.errors import BenchError
@@ -18,6 +20,7 @@ from dispatcher.bench.errors import BenchError
 __all__ = ["Producer", "Workers"]
 
 _STOP_SECONDS = 10.0
+_ASK_SECONDS = 60.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -43,12 +46,18 @@ class Producer:
                 env=dict(variables), cwd=folder, preexec_fn=_die_with_parent,
             )  # fmt: skip
 
-    def ask(self, do: str, **request: Any) -> dict[str, Any]:
-        """Its answer.  Raises ``BenchError`` with its last words when it ended."""
+    def ask(self, do: str, deadline: float | None = None, **request: Any) -> dict[str, Any]:
+        """Its answer, by ``deadline`` in monotonic seconds (within a minute).
+
+        Raises ``BenchError``: with its last words when it ended.
+        """
         assert self._process.stdin is not None and self._process.stdout is not None
         with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"do": do, **request}) + "\n")
             self._process.stdin.flush()
+        left = _ASK_SECONDS if deadline is None else max(0.0, deadline - time.monotonic())
+        if not select([self._process.stdout], [], [], left)[0]:  # one line per request: nothing is in a buffer
+            raise BenchError(f"its time was over: the producer was still at '{do}'")
         line = self._process.stdout.readline()
         if not line:
             raise BenchError(f"the producer ended at '{do}': {_last_words(self._log)}")

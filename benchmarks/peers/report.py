@@ -9,6 +9,7 @@ __all__ = ["ROWS", "markdown", "ratio"]
 
 ROWS: tuple[tuple[str, str, bool], ...] = (
     ("one", "enqueue one by one, 8 clients, tasks/s", True),
+    ("one_tx", "the same, each in the caller's transaction, tasks/s", True),
     ("bulk", "enqueue in bulk, tasks/s", True),
     ("drain_1", "drain, one worker, tasks/s", True),
     ("drain_2", "drain, two workers, tasks/s", True),

@@ -44,6 +44,8 @@ class Stage:
         self.producer, self.workers = producer, workers
         self.about = producer.ask("about")
         self.created = 0
+        self.deadline = time.monotonic() + _STALL_SECONDS
+        """When the system's time is over, in monotonic seconds; set by whoever measures."""
         producer.ask("setup")
         self._own = psycopg.connect(_with_database(servers.database_url, database), autocommit=True)
         self._admin = psycopg.connect(servers.database_url, autocommit=True)
@@ -70,7 +72,7 @@ class Stage:
 
     def give(self, do: str, tasks: int, **request: Any) -> dict[str, Any]:
         """Have tasks created."""
-        answer = self.producer.ask(do, tasks=tasks, **request)
+        answer = self.producer.ask(do, self.deadline, tasks=tasks, **request)
         self.created += tasks
         return answer
 
@@ -92,9 +94,14 @@ class Stage:
                 last, moved = done, time.monotonic()
             elif time.monotonic() - moved > _STALL_SECONDS:
                 raise BenchError(f"nothing moved for {_STALL_SECONDS:g} s: {done} handlers run of {target}")
-            self.workers.check()
+            self._check(f"{done} handlers run of {target}")
             time.sleep(_LOOK_SECONDS)
         return time.monotonic_ns()
+
+    def _check(self, where: str) -> None:
+        self.workers.check()
+        if time.monotonic() > self.deadline:
+            raise BenchError(f"its time was over: {where}")
 
     def until_done(self) -> int:
         """The moment when all tasks were run and recorded as finished."""
@@ -103,6 +110,7 @@ class Stage:
         while left := self.left():
             if time.monotonic() > deadline:
                 raise BenchError(f"all handlers were run, but {left} tasks are not recorded as finished")
+            self._check(f"{left} tasks not recorded as finished")
             time.sleep(_LOOK_SECONDS)
         return time.monotonic_ns()
 

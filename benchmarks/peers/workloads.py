@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.peers import tally
 from benchmarks.peers.stage import Stage
@@ -15,6 +16,7 @@ from dispatcher.bench.rounds import say, spread
 
 __all__ = ["FULL", "QUICK", "Plan", "measure"]
 
+T = TypeVar("T")
 BULK = 500
 WARM_UP = 30
 
@@ -30,38 +32,74 @@ class Plan:
     idle_seconds: float
     settle_seconds: float
     depth: int
+    slice_seconds: float
+    """A workload gets fewer rounds, but one, when they would take longer than this together."""
+    system_seconds: float
+    """A system that is not through by then is reported as failed."""
     tasks_least: int = 500
     tasks_most: int = 20_000
     one_most: int = 2000
     rate: float = 20.0
 
 
-FULL = Plan(rounds=3, seconds=4.0, latency_seconds=30.0, idle_seconds=60.0, settle_seconds=35.0, depth=50_000)
+FULL = Plan(
+    rounds=3, seconds=4.0, latency_seconds=30.0, idle_seconds=60.0, settle_seconds=35.0, depth=50_000,
+    slice_seconds=22.0, system_seconds=290.0,
+)  # fmt: skip
 QUICK = Plan(
-    rounds=1, seconds=1.0, latency_seconds=4.0, idle_seconds=6.0, settle_seconds=2.0, depth=5_000, one_most=1000
-)
+    rounds=1, seconds=1.0, latency_seconds=4.0, idle_seconds=6.0, settle_seconds=2.0, depth=5_000,
+    slice_seconds=10.0, system_seconds=70.0, tasks_least=200, one_most=500,
+)  # fmt: skip
+_DEEP_SECONDS = 15.0
+"""Making the deep backlog may take so long: a system without a bulk call gets a shallower one."""
 
 
-def measure(stage: Stage, plan: Plan) -> dict[str, Any]:
-    """All figures of one system; raises ``BenchError`` when a task was lost or run twice."""
+def measure(stage: Stage, plan: Plan, found: dict[str, Any]) -> None:
+    """Put all figures of one system into ``found``.
+
+    Raises ``BenchError`` when a task was lost or run twice, or the time is over; what was measured by then is there.
+    """
+    found["rounds"] = {}
+    try:
+        _workloads(stage, plan, found, found["rounds"])
+    finally:
+        for name, figures in found["rounds"].items():
+            found[name] = round(median(item["tasks_per_s"] for item in figures), 1)
+            found[f"{name}_spread"] = spread(figures, "tasks_per_s")
+
+
+def _workloads(stage: Stage, plan: Plan, found: dict[str, Any], rounds: dict[str, list[dict[str, Any]]]) -> None:
+    stage.deadline = time.monotonic() + plan.system_seconds
     stage.start(1)
     tasks = _calibrate(stage, plan)
     ones = min(plan.one_most, tasks)
-    found: dict[str, Any] = {"tasks": tasks, "tasks_one": ones, "rounds": {}}
-    rounds = found["rounds"]
-    rounds["one"] = [_backlog(stage, "one", ones)[0] for _ in range(plan.rounds)]
-    both = [_backlog(stage, "bulk", tasks) for _ in range(plan.rounds)]
+    found["tasks"], found["tasks_one"] = tasks, ones
+    rounds["one"] = _rounds(plan, lambda: _backlog(stage, "one", ones)[0])
+    if stage.about["atomic"]:
+        rounds["one_tx"] = _rounds(plan, lambda: _backlog(stage, "one_tx", ones)[0])
+    both = _rounds(plan, lambda: _backlog(stage, "bulk", tasks))
     rounds["bulk"], rounds["drain_1"] = [made for made, _ in both], [drained for _, drained in both]
-    rounds["together"] = [_together(stage, tasks) for _ in range(plan.rounds)]
-    found |= _latency(stage, plan) | _idle(stage, plan)
+    rounds["together"] = _rounds(plan, lambda: _together(stage, tasks))
+    found |= _latency(stage, plan)
+    found |= _idle(stage, plan)
     stage.start(2)
     _warm(stage, ones)
-    rounds["drain_2"] = [_backlog(stage, "bulk", tasks)[1] for _ in range(plan.rounds)]
-    rounds["deep"], found["depth"] = [_deep(stage, plan.depth, tasks)], plan.depth
-    for name, figures in rounds.items():
-        found[name] = round(median(item["tasks_per_s"] for item in figures), 1)
-        found[f"{name}_spread"] = spread(figures, "tasks_per_s")
-    return found
+    rounds["drain_2"] = _rounds(plan, lambda: _backlog(stage, "bulk", tasks)[1])
+    made_per_s = min(item["tasks_per_s"] for item in rounds["bulk"])
+    found["depth"] = max(2 * tasks, min(plan.depth, int(made_per_s * _DEEP_SECONDS)))
+    rounds["deep"] = [_deep(stage, found["depth"], tasks)]
+
+
+def _rounds(plan: Plan, measured: Callable[[], T]) -> list[T]:
+    """As many as the plan has, fewer when they take too long."""
+    done: list[T] = []
+    begun = time.monotonic()
+    while len(done) < plan.rounds:
+        taken = time.monotonic() - begun
+        if done and taken / len(done) * (len(done) + 1) > plan.slice_seconds:
+            break
+        done.append(measured())
+    return done
 
 
 def _warm(stage: Stage, tasks: int) -> float:

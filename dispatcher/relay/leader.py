@@ -6,6 +6,7 @@ dozing  holds the sleep lock: every writer notifies, the leader sleeps until the
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
@@ -15,7 +16,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from dispatcher.bus import Bus
-from dispatcher.database import Database
+from dispatcher.cancelling import cancel_all
+from dispatcher.database import Database, Transient
 from dispatcher.errors import BusError, BusUnavailable
 from dispatcher.relay.chores import Chores
 from dispatcher.relay.drain import BATCH, Drain
@@ -54,13 +56,14 @@ class Leader:
     """One term of office.  :meth:`run` returns when asked to stop and raises when a connection breaks."""
 
     def __init__(self, settings: Settings, streams: StreamsConfig, bus: Bus, drain: Drain, name: str) -> None:
-        subjects = Subjects(settings.namespace)
-        self._settings, self._streams, self._bus, self._drain = settings, streams, bus, drain
+        self._subjects = subjects = Subjects(settings.namespace)
+        self._settings, self._streams, self._bus, self._drain, self._name = settings, streams, bus, drain, name
         self._database = Database(settings, name, statement_timeout="30s")
         self.sleep = Sleep(settings, name)
         self.chores = Chores(self._database, bus, subjects)
         self.rescuer = Rescuer(self._database, bus, subjects)
         self.reconciler = Reconciler(self._database, bus, subjects)
+        self._trimming: asyncio.Task[None] | None = None
         self._stopping = self._awake = False
         self._blocked_until = 0.0
         self._blocked_tries = 0
@@ -115,6 +118,7 @@ class Leader:
 
     async def close(self) -> None:
         """Give back every connection, and with them the sleep lock."""
+        await self._end_trimming()
         await self.sleep.stop()
         await self._database.close()
 
@@ -173,20 +177,46 @@ class Leader:
             return
         if log and self._next_trim == float("inf"):
             self._next_trim = now + _TRIM_SECONDS
-        if self.full_look_of or now >= self._next_trim:
+        if self.full_look_of:
             await self._reconcile()
+        if now >= self._next_trim:
+            self._next_trim = float("inf")
+            self._start_trimming()
 
     async def _reconcile(self) -> None:
-        self._next_trim = float("inf")
+        """Nothing is published meanwhile: every open drain has to end first, and a new one could not begin."""
+        await self._end_trimming()
         try:
             while self.full_look_of:
                 stream, created = next(iter(self.full_look_of.items()))
                 await self.reconciler.everything(stream, created)
                 if self.full_look_of.get(stream) == created:  # it may have been wiped once more meanwhile
                     del self.full_look_of[stream]
-            await self.reconciler.once()
         except BusError as error:
             _log.info("reconciling later: %s", error)
+
+    def _start_trimming(self) -> None:
+        """Look for lost messages and trim the dispatch log, beside the drains: after a backlog that takes seconds."""
+        if self._trimming is not None:
+            if not self._trimming.done():
+                return
+            self._trimming.result()  # a mistake of ours ends the term instead of going unseen
+        self._trimming = asyncio.create_task(self._trim(), name="relay-trim")
+
+    async def _trim(self) -> None:
+        # named like the others, so that a standby ends it with them
+        database = Database(self._settings, self._name, statement_timeout="30s")
+        try:
+            await Reconciler(database, self._bus, self._subjects).once()
+        except (BusError, *Transient) as error:
+            _log.info("reconciling later: %s", str(error).strip().split("\n")[0])
+        finally:
+            await database.close()
+
+    async def _end_trimming(self) -> None:
+        if self._trimming is not None:
+            await cancel_all([self._trimming])
+            self._trimming = None
 
     async def _drain_all(self) -> int:
         """Publish everything that waits; a broker that is away or full costs one try per back-off, never a loop."""

@@ -1,12 +1,15 @@
 """The reconciler: finds queued tasks whose message is lost and sends them again; trims the dispatch log on the way.
 
-Costs one broker question per lane that has log entries and one bounded statement per 20 batches; nothing while idle,
-because a log without entries has no lanes.
+Costs one broker question per lane that has log entries and one bounded statement per 20 batches or less; nothing while
+idle, because a log without entries has no lanes.  After a backlog of a million tasks there are seconds of work: the
+leader lets it run beside its drains, with rests.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from base64 import b64decode
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -32,6 +35,10 @@ _STRAY_AFTER = timedelta(seconds=30)
 _STRAYS = 250
 """Deleted at most in one look at a lane."""
 _BATCHES = 20
+_STEP_SECONDS = 0.02
+"""What one statement should take at most: new tasks share the processors with it."""
+_REST = 1.0
+"""After each statement it rests so many times as long as that took."""
 _NO_MESSAGE = 10037  # err_code of STREAM.MSG.GET when the subject holds nothing
 
 
@@ -52,7 +59,7 @@ class Reconciler:
         for lane, upto, _ in entries:
             _, queue, name, stream = lanes[lane][:4]
             before = await self._first_message_at(stream, self._subjects.lane(stream, queue, name))
-            total += await self._judge(lane, upto, before - _MARGIN if before else None)
+            total += await self._judge(lane, upto, before - _MARGIN if before else None, rest=_REST)
         return total
 
     async def everything(self, stream: str, created: str) -> int:
@@ -81,17 +88,22 @@ class Reconciler:
         rows = await self._database.run(reconcile.STREAM_SEEN, {"name": stream})
         return rows[0][0] if rows else None
 
-    async def _judge(self, lane: int, upto: int, before: datetime | None) -> int:
+    async def _judge(self, lane: int, upto: int, before: datetime | None, rest: float = 0.0) -> int:
         total: int = 0
+        most = 1
         while True:
-            params: dict[str, Any] = {"lane": lane, "upto": upto, "before": before, "most": _BATCHES}
+            params: dict[str, Any] = {"lane": lane, "upto": upto, "before": before, "most": most}
+            begun = time.monotonic()
             [row] = await self._database.run(reconcile.RECONCILE, params)
+            took = time.monotonic() - begun
             looked, gone, moved = (int(figure) for figure in row)
             total += moved
             if moved:
                 _log.warning("%d queued tasks of lane %d had lost their message; sent again", moved, lane)
-            if looked < _BATCHES or gone == 0:
+            if looked < most or gone == 0:
                 return total
+            most = max(1, min(_BATCHES, int(most * _STEP_SECONDS / took)))  # an entry has one task or a thousand
+            await asyncio.sleep(rest * took)
 
     async def _first_message_at(self, stream: str, subject: str) -> datetime | None:
         """When the first message that the lane still holds was stored; ``None`` if it holds none.

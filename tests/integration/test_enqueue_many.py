@@ -7,12 +7,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import dispatcher.enqueue
 from dispatcher import OutboxFull, UnknownLane
-from tests.integration.shop import app, charge, mail, rows, tasks
+from tests.integration.shop import app, charge, login, mail, rows, tasks
 
 
 def test_tasks_come_back_in_order_over_all_statements(database_url: str) -> None:
@@ -134,4 +135,36 @@ def test_a_full_outbox_creates_none_of_them(database_url: str) -> None:
     rows(database_url, "UPDATE dispatcher.relay_state SET outbox_limit = 0 RETURNING 1")
     with psycopg.connect(database_url) as connection, pytest.raises(OutboxFull):
         app.enqueue_many(connection, [charge.call(1)])
+    assert tasks(database_url) == []
+
+
+def test_calls_that_are_all_alike_make_the_same_rows_as_others(database_url: str) -> None:
+    """They take another statement: it must neither forget nor add a column, an event or a counter."""
+    with psycopg.connect(database_url) as connection:
+        alike = app.enqueue_many(connection, [login.call("eve", SecretStr("s")), login.call("eve", SecretStr("s"))])
+        mixed = app.enqueue_many(connection, [login.call("eve", SecretStr("s")), mail.call("x")])
+    found = {row["id"]: row for row in tasks(database_url)}
+    events = rows(database_url, "SELECT * FROM dispatcher.task_events")
+    waiting = rows(database_url, "SELECT * FROM dispatcher.outbox")
+    one, other = alike[1].id, mixed[0].id
+
+    def same(row: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in row.items() if name not in ("id", "task_id", "created_at", "at")}
+
+    assert same(found[one]) == same(found[other])
+    for table in (events, waiting):
+        assert [same(row) for row in table if row["task_id"] == one] == [
+            same(row) for row in table if row["task_id"] == other
+        ]
+    counts = rows(database_url, "SELECT state, sum(n) AS n FROM dispatcher.task_counts GROUP BY 1")
+    assert counts == [{"state": 3, "n": 4}]
+
+
+def test_calls_that_are_all_alike_are_refused_like_others(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        with pytest.raises(UnknownLane, match="none"):
+            app.enqueue_many(connection, [charge.options(lane="none").call(i) for i in range(2)])
+        astray = charge.options(lane="none")
+        with pytest.raises(UnknownLane, match="none"):
+            app.enqueue_many(connection, [astray.call(i) for i in range(2)])
     assert tasks(database_url) == []

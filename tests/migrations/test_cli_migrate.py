@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from dispatcher.cli.main import main
 from state import migrate
+from state.migrations import versions
 
 
 def run(*args: str) -> int:
@@ -24,12 +26,13 @@ def test_the_whole_life(
 ) -> None:
     monkeypatch.setenv("DISPATCHER_DATABASE_URL", empty_database_url)
     assert run("migrate", "status", "--check", "--json") == 4
+    assert versions.__file__ is not None
     assert json.loads(capsys.readouterr().out) == {
         "schema": "dispatcher",
         "found": None,
         "expected": migrate.EXPECTED_REVISION,
         "verdict": "missing",
-        "pending": [f"{n:04}" for n in range(1, int(migrate.EXPECTED_REVISION) + 1)],
+        "pending": sorted(file.stem[1:5] for file in Path(versions.__file__).parent.glob("m*.py")),
     }
     assert run("migrate", "up") == 0
     assert "current: fits" in capsys.readouterr().out

@@ -38,7 +38,7 @@ class Ours:
         keeps="row with state and result, an event per transition, counters",
         settings=(
             ("dispatcher relay, dispatcher worker -c 100", "README.md"),
-            ("bulk: enqueue_many, 500 a transaction", "docs/architecture.md"),
+            ("bulk: enqueue_many, 500 a call", "docs/architecture.md"),
         ),
         left="SELECT (SELECT count(*) FROM dispatcher.outbox)"
         " + (SELECT coalesce(sum(n), 0) FROM dispatcher.task_counts WHERE state <> 6)",
@@ -63,24 +63,27 @@ class Ours:
         self._free = [await psycopg.AsyncConnection.connect(url, autocommit=True) for _ in range(clients)]
 
     async def one(self, number: int) -> None:
-        """A transaction of its own, as around the caller's data."""
+        """One statement on a connection in autocommit."""
+        connection = self._free.pop()
+        await noop.enqueue(connection, number, PAYLOAD)
+        self._free.append(connection)
+
+    async def one_tx(self, number: int) -> None:
+        """With the caller's BEGIN and COMMIT around it."""
         connection = self._free.pop()
         async with connection.transaction():
             await noop.enqueue(connection, number, PAYLOAD)
         self._free.append(connection)
 
     async def mark(self, number: int) -> None:
-        """The same."""
+        """One statement that creates a task that notes its start."""
         connection = self._free.pop()
-        async with connection.transaction():
-            await mark.enqueue(connection, number, PAYLOAD)
+        await mark.enqueue(connection, number, PAYLOAD)
         self._free.append(connection)
 
     async def bulk(self, numbers: Sequence[int]) -> None:
-        """One transaction."""
-        connection = self._free[-1]
-        async with connection.transaction():
-            await app.enqueue_many(connection, [noop.call(number, PAYLOAD) for number in numbers])
+        """One statement."""
+        await app.enqueue_many(self._free[-1], [noop.call(number, PAYLOAD) for number in numbers])
 
 
 peer = Ours()

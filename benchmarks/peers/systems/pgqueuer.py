@@ -84,13 +84,22 @@ class PgQueuerPeer:
                 raise SystemExit(f"pgq {command} failed")
 
     async def open(self, clients: int) -> None:
-        """A pool with a connection for each client."""
+        """A pool with a connection for each client, and as many of the callers' own."""
         pool = await asyncpg.create_pool(os.environ[DATABASE_URL], min_size=clients, max_size=clients)
         self._queries = Queries(AsyncpgPoolDriver(pool))
+        own = [await asyncpg.connect(os.environ[DATABASE_URL]) for _ in range(clients)]
+        self._own = [(connection, Queries(AsyncpgDriver(connection))) for connection in own]
 
     async def one(self, number: int) -> None:
         """One job."""
         await self._queries.enqueue("noop", _payload(number))
+
+    async def one_tx(self, number: int) -> None:
+        """One job in a transaction of the caller."""
+        connection, queries = self._own.pop()
+        async with connection.transaction():
+            await queries.enqueue("noop", _payload(number))
+        self._own.append((connection, queries))
 
     async def mark(self, number: int) -> None:
         """One job that notes its start."""

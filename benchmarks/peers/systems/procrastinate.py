@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 import procrastinate
+import psycopg
 
 from benchmarks.peers import tally
 from benchmarks.peers.peer import DATABASE_URL, PAYLOAD, About
@@ -58,12 +59,21 @@ class ProcrastinatePeer:
             await app.schema_manager.apply_schema_async()
 
     async def open(self, clients: int) -> None:
-        """The pool of the app."""
+        """The pool of the app, and connections of the callers' own."""
         await app.open_async()
+        url = os.environ[DATABASE_URL]
+        self._own = [await psycopg.AsyncConnection.connect(url, autocommit=True) for _ in range(clients)]
 
     async def one(self, number: int) -> None:
         """One job."""
         await noop.defer_async(number=number, text=PAYLOAD)
+
+    async def one_tx(self, number: int) -> None:
+        """One job in a transaction of the caller."""
+        connection = self._own.pop()
+        async with connection.transaction():
+            await noop.configure(connection=connection).defer_async(number=number, text=PAYLOAD)
+        self._own.append(connection)
 
     async def mark(self, number: int) -> None:
         """One job that notes its start."""

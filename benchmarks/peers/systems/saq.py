@@ -64,6 +64,10 @@ class SaqPeer:
         """One job."""
         await queue.enqueue("noop", number=number, text=PAYLOAD)
 
+    async def one_tx(self, number: int) -> None:
+        """It cannot."""
+        raise NotImplementedError
+
     async def mark(self, number: int) -> None:
         """One job that notes its start."""
         await queue.enqueue("mark", number=number, text=PAYLOAD)

@@ -6,29 +6,36 @@ import asyncio
 import os
 from collections.abc import Sequence
 
-from taskiq_nats import PullBasedJetStreamBroker
+from taskiq import AsyncBroker
+from taskiq_nats import PullBasedJetStreamBroker, PushBasedJetStreamBroker
 from taskiq_pg.asyncpg import AsyncpgResultBackend
 
 from benchmarks.peers import tally
 from benchmarks.peers.peer import DATABASE_URL, NATS_URL, PAYLOAD, About
 
-FETCH, TIMEOUT = 100, 0.1
-
-broker = PullBasedJetStreamBroker(
-    os.environ[NATS_URL], durable="peers", pull_consume_batch=FETCH, pull_consume_timeout=TIMEOUT
-).with_result_backend(AsyncpgResultBackend(dsn=os.environ[DATABASE_URL]))
+QUEUE = "taskiq_consumer"
+"""The name that the broker gives its consumer: under another one a second worker would try to make it anew."""
 
 
-@broker.task(task_name="noop")
-async def noop(number: int, text: str) -> None:
+async def _noop(number: int, text: str) -> None:
     """Count."""
     tally.count()
 
 
-@broker.task(task_name="mark")
-async def mark(number: int, text: str) -> None:
+async def _mark(number: int, text: str) -> None:
     """Note the start."""
     tally.note(number)
+
+
+def _with_tasks(made: AsyncBroker) -> AsyncBroker:
+    made.register_task(_noop, task_name="noop")
+    made.register_task(_mark, task_name="mark")
+    return made.with_result_backend(AsyncpgResultBackend(dsn=os.environ[DATABASE_URL]))
+
+
+broker = _with_tasks(PushBasedJetStreamBroker(os.environ[NATS_URL], queue=QUEUE))
+sender = _with_tasks(PullBasedJetStreamBroker(os.environ[NATS_URL], durable="sender"))
+noop, mark = sender.find_task("noop"), sender.find_task("mark")
 
 
 class TaskiqPeer:
@@ -39,9 +46,10 @@ class TaskiqPeer:
         packages=("taskiq", "taskiq-nats", "taskiq-postgres", "nats-py", "asyncpg", "uvloop"),
         keeps="row with the result only; a waiting task is a message, not a row",
         settings=(
+            ("push-based JetStream broker with a queue", "taskiq-nats README"),
             (
-                f"pull-based JetStream broker, pull_consume_batch {FETCH} (default 1), pull_consume_timeout {TIMEOUT}",
-                "taskiq-nats README",
+                "a pull-based one sends: a push-based one would join the queue and swallow tasks",
+                "taskiq-nats broker.py",
             ),
             ("--max-async-tasks 100 (default), --max-prefetch 100", "taskiq docs/guide/cli.md"),
             ("--ack-type when_saved (default): the result is stored before the message is confirmed", "the same"),
@@ -60,8 +68,8 @@ class TaskiqPeer:
         return [["-m", "taskiq", "worker", f"{__name__}:broker", *flags]] * workers
 
     async def setup(self) -> None:
-        """Starting the broker creates table, stream and consumer."""
-        await broker.startup()
+        """Starting a broker creates table and stream."""
+        await sender.startup()
 
     async def open(self, clients: int) -> None:
         """One connection to NATS is open already."""
@@ -69,6 +77,10 @@ class TaskiqPeer:
     async def one(self, number: int) -> None:
         """One message; returns with the server's confirmation."""
         await noop.kiq(number, PAYLOAD)
+
+    async def one_tx(self, number: int) -> None:
+        """It cannot."""
+        raise NotImplementedError
 
     async def mark(self, number: int) -> None:
         """One message of the task that notes its start."""
