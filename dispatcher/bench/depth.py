@@ -10,11 +10,16 @@ from dispatcher.bench.past import make_past
 from dispatcher.bench.pipeline import Pipeline, open_pipeline
 from dispatcher.bench.rounds import against, medians, say, spread
 from dispatcher.bench.throughput import drain_deep, drain_once
+from state.sql import Sql
 
 __all__ = ["backlog", "history"]
 
 _WARM_UP = 10_000
 _ROOM = 1_000_000
+_SIZE = Sql("""
+SELECT CAST(sum(pg_total_relation_size(c.oid)) / 1000000 AS bigint)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' AND n.nspname = :schema
+""")
 
 
 async def backlog(
@@ -56,7 +61,8 @@ async def history(
 
             measured = await against("history", rounds, lambda: once(young), lambda: once(old))
             result = _result("history", measured, tasks, tasks, workers, concurrency)
-            return result | {"rows": rows, "made_in_seconds": round(seconds, 1)} | old.facts
+            size = await old.query(_SIZE, {"schema": other.settings.db_schema})
+            return result | {"rows": rows, "made_in_seconds": round(seconds, 1), "past_mb": size[0]} | old.facts
 
 
 async def _warm(pipeline: Pipeline, tasks: int, workers: int, concurrency: int) -> None:

@@ -62,10 +62,13 @@ class Pipeline:
         self.facts: dict[str, Any] = {}
         self._since = new_id()
 
+    async def run(self, sql: Sql, params: dict[str, Any] | None = None) -> psycopg.AsyncCursor[TupleRow]:
+        """Run a statement on the watching connection."""
+        return await self._connection.execute(sql.psycopg(self.settings.db_schema).encode(), params)
+
     async def query(self, sql: Sql, params: dict[str, Any] | None = None) -> TupleRow:
         """The only row of a statement."""
-        cursor = await self._connection.execute(sql.psycopg(self.settings.db_schema).encode(), params)
-        row = await cursor.fetchone()
+        row = await (await self.run(sql, params)).fetchone()
         assert row is not None
         return row
 
@@ -262,8 +265,7 @@ class Pipeline:
     async def tidy(self) -> None:
         """What autovacuum would do within a minute, done between the rounds so that it does not fall into one."""
         for table in ("tasks", "task_events", "outbox", "task_counts", "claims", "dispatch_log"):
-            vacuum = Sql(f"VACUUM (ANALYZE) {{s}}.{table}")
-            await self._connection.execute(vacuum.psycopg(self.settings.db_schema).encode())
+            await self.run(Sql(f"VACUUM (ANALYZE) {{s}}.{table}"))
 
     async def stop(self) -> None:
         """End the workers, then the relay, and remove the streams from a server that is not ours."""

@@ -21,6 +21,10 @@ GOALS: dict[str, dict[str, tuple[float, float]]] = {
     "history": {"ratio_to_plain": (0.8, 0.95)},
     "fleet": {"times_ideal": (2, 1.3), "deliveries_per_task": (1.5, 1.2), "waited_for_ack_wait": (0, 0)},
     "load": {},
+    "shapes": {"ratio_to_plain": (0.8, 0.95)},
+    "enqueue": {},
+    "commits": {"ratio_to_none": (0.85, 1.0)},
+    "soak": {},
 }
 """Floor and goal of each figure, on two cores."""
 _SHAPE = ("workers", "tasks", "plain_tasks", "rows", "length", "concurrency", "clients", "rate", "seconds")
@@ -33,9 +37,13 @@ _MORE = {
     "chain": ("p99_ms",),
     "idle": ("relay_statements",),
     "backlog": ("tasks_per_s", "plain_tasks_per_s"),
-    "history": ("tasks_per_s", "plain_tasks_per_s", "made_in_seconds"),
+    "history": ("tasks_per_s", "plain_tasks_per_s", "made_in_seconds", "past_mb"),
     "fleet": ("mixed_times_ideal",),
     "load": ("sustained_per_s",),
+    "shapes": (),
+    "enqueue": ("added_wall_us",),
+    "commits": ("compared_clients",),
+    "soak": ("memory_flat", "sizes_stable", "dead_rows_bounded", "p99_steady", "bytes_per_task", "dead_rows_at_most"),
 }
 
 
@@ -103,4 +111,6 @@ def _strangers(result: Mapping[str, Any]) -> str:
 def _plain(value: Any) -> str:
     if value is None:
         return "not known"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"

@@ -92,6 +92,10 @@ class Shares:
             if abs(limit - self._set.get(key, 0)) > _SMALLEST_CHANGE * self._set.get(key, 0)
         }
 
+    def limit(self, queue: str, lane: str) -> int:
+        """What was set last, 0 if nothing was."""
+        return self._set.get((queue, lane), 0)
+
     def was_set(self, key: tuple[str, str], limit: int) -> None:
         """Remember a successful update."""
         self._set[key] = limit

@@ -1,0 +1,97 @@
+"""``shapes``: whether a task costs the same with large arguments, a thousand task types and two hundred queues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dispatcher.bench.ground import Ground, beside
+from dispatcher.bench.many import TYPES, make_types
+from dispatcher.bench.pipeline import Pipeline, open_pipeline
+from dispatcher.bench.rounds import against, medians, say, spread
+from dispatcher.bench.tasks import noop
+from dispatcher.bench.throughput import drain_once
+from dispatcher.call import Call
+
+__all__ = ["shapes"]
+
+_TEXTS = {"100 B": 100, "10 kB": 10_000, "500 kB": 500_000}
+_BYTES_AT_MOST = 100_000_000
+_OVERHEAD = len('{"number":0,"text":""}')
+
+
+async def shapes(
+    ground: Ground, *, tasks: int, types: int, queues: int, workers: int, concurrency: int, rounds: int
+) -> dict[str, Any]:
+    """Each shape against plain tasks of as many, in turn: the plain ones on a schema with one queue and few types."""
+    with beside(ground) as other:
+        async with open_pipeline(ground) as plain, open_pipeline(other) as many:
+            await plain.start_processes(workers, concurrency)
+            names = [f"bench-{number}" for number in range(queues)]
+            served, variables = ("-q", ",".join(("default", *names))), {TYPES: str(types)}
+            await many.start_relay()
+            for _ in range(workers):
+                await many.start_worker(
+                    concurrency, None, *served, app="dispatcher.bench.many:app", variables=variables
+                )
+            await many.until_present()
+            await drain_once(plain, tasks)
+            measured: list[dict[str, Any]] = []
+            table: list[dict[str, Any]] = []
+            for name, pipeline, count, call in _shapes(plain, many, tasks, types, names):
+                say(f"shapes: {name}, {count} tasks")
+                await _once(pipeline, min(count, 2000), call)
+                found = await against(
+                    name, rounds, lambda n=count: _once(plain, n, noop.call),  # type: ignore[misc]
+                    lambda p=pipeline, n=count, c=call: _once(p, n, c),  # type: ignore[misc]
+                )  # fmt: skip
+                measured += [{"shape": name, **item} for item in found]
+                keys = ("tasks_per_s", "plain_tasks_per_s", "ratio_to_plain")
+                row: dict[str, Any] = {"shape": name, "tasks": count} | {key: medians(found, key) for key in keys}
+                table.append(row | {"mb_per_s": round(row["tasks_per_s"] * len(call(0).args) / 1e6, 1)})
+            flat = [row for row in table if not row["shape"].endswith(" kB")]
+            return {
+                "bench": "shapes",
+                "ratio_to_plain": min(row["ratio_to_plain"] for row in flat),
+                "table": table,
+                "tasks": tasks,
+                "workers": workers,
+                "concurrency": concurrency,
+                "spread": max(
+                    spread([m for m in measured if m["shape"] == r["shape"]], "ratio_to_plain") for r in flat
+                ),
+                "rounds": measured,
+                **many.facts,
+            }
+
+
+def _shapes(
+    plain: Pipeline, many: Pipeline, tasks: int, types: int, queues: list[str]
+) -> list[tuple[str, Pipeline, int, Callable[[int], Call[Any]]]]:
+    """Name, where it runs, how many tasks, and the tasks themselves."""
+
+    def sized(size: int) -> Callable[[int], Call[Any]]:
+        text = "x" * (size - _OVERHEAD)
+        return lambda number: noop.call(number, text)
+
+    texts = [
+        (f"arguments of {name}", plain, max(20, min(tasks, _BYTES_AT_MOST // size)), sized(size))
+        for name, size in _TEXTS.items()
+    ]
+    made = make_types(types)
+    return [
+        *texts,
+        (f"{types} types", many, tasks, lambda number: made[number % types].call(number)),
+        (f"{len(queues)} queues", many, tasks, lambda n: noop.options(queue=queues[n % len(queues)]).call(n)),
+    ]
+
+
+async def _once(pipeline: Pipeline, tasks: int, call: Callable[[int], Call[Any]]) -> dict[str, Any]:
+    await pipeline.tidy()
+
+    async def create(count: int) -> int:
+        return await pipeline.create(count, call)
+
+    figures = await drain_once(pipeline, tasks, create)
+    await pipeline.prove()
+    return figures
