@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from dispatcher.bench.ground import Ground, beside
@@ -42,13 +43,10 @@ async def shapes(
                 say(f"shapes: {name}, {count} tasks")
                 await _once(pipeline, min(count, 2000), call)
                 found = await against(
-                    name, rounds, lambda n=count: _once(plain, n, noop.call),  # type: ignore[misc]
-                    lambda p=pipeline, n=count, c=call: _once(p, n, c),  # type: ignore[misc]
-                )  # fmt: skip
+                    name, rounds, partial(_once, plain, count, noop.call), partial(_once, pipeline, count, call)
+                )
                 measured += [{"shape": name, **item} for item in found]
-                keys = ("tasks_per_s", "plain_tasks_per_s", "ratio_to_plain")
-                row: dict[str, Any] = {"shape": name, "tasks": count} | {key: medians(found, key) for key in keys}
-                table.append(row | {"mb_per_s": round(row["tasks_per_s"] * len(call(0).args) / 1e6, 1)})
+                table.append(_row(name, count, len(call(0).args), found))
             flat = [row for row in table if not row["shape"].endswith(" kB")]
             return {
                 "bench": "shapes",
@@ -63,6 +61,12 @@ async def shapes(
                 "rounds": measured,
                 **many.facts,
             }
+
+
+def _row(name: str, tasks: int, size: int, found: list[dict[str, Any]]) -> dict[str, Any]:
+    keys = ("tasks_per_s", "plain_tasks_per_s", "ratio_to_plain")
+    row: dict[str, Any] = {"shape": name, "tasks": tasks} | {key: medians(found, key) for key in keys}
+    return row | {"mb_per_s": round(row["tasks_per_s"] * size / 1e6, 1)}
 
 
 def _shapes(
