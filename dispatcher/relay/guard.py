@@ -32,8 +32,8 @@ _AGAIN_SECONDS = 1.0
 """After a look that found no answer: JetStream starts a moment after its server."""
 _SHARE_SECONDS = 0.1
 _FILLED_SECONDS = 0.5
-_READ_PER_SECOND = 500
-_LISTED = 30
+_READ_PER_SECOND = 300
+_MANY = 30
 """From so many lanes on a stream's consumers are read 256 at a time instead of one by one."""
 
 
@@ -45,7 +45,8 @@ class Guard:
         self._subjects = Subjects(settings.namespace)
         self._shares = Shares()
         self._known: dict[str, str] = {}
-        self._hungry: set[tuple[str, str]] = set()
+        self._hungry: dict[str, dict[str, bool]] = {}
+        self._read_at = 0.0
         self._looked_at = 0.0
         self._back = asyncio.Event()
 
@@ -86,7 +87,8 @@ class Guard:
         """
         for subject, count in batch.items():
             queue, lane = subject.split(".")[-2:]
-            if (queue, lane) not in self._hungry and count > self._shares.limit(queue, lane):
+            if self._hungry.get(queue, {}).get(lane) is False and count > self._shares.limit(queue, lane):
+                self._hungry[queue][lane] = True
                 self._shares.changed.set()
 
     async def _wait_for_change(self) -> None:
@@ -95,7 +97,7 @@ class Guard:
         Long tasks keep their messages and change nobody's demand: a lane that was sized for a little would leave slots
         empty.
         """
-        lanes = sum(len(self._streams.queue(queue).lanes) for queue in self._shares.queues)
+        lanes = len(self._lanes())
         with suppress(TimeoutError):
             async with asyncio.timeout(max(_FILLED_SECONDS, lanes / _READ_PER_SECOND) if lanes else None):
                 await self._shares.changed.wait()
@@ -133,11 +135,13 @@ class Guard:
         ]
 
     async def _share(self) -> None:
-        """Set the limits that changed by a quarter or more."""
+        """Set the limits that changed enough.  Many lanes are not read at every change of a worker's demand."""
         try:
-            lanes = await self._read_lanes()
-            self._hungry = {(queue, lane) for queue, found in lanes.items() for lane, hungry in found.items() if hungry}
-            for (queue, lane), limit in self._shares.changes(lanes).items():
+            many = len(self._lanes()) / _READ_PER_SECOND
+            if time.monotonic() - self._read_at >= many or self._shares.queues - self._hungry.keys():
+                self._hungry = await self._read_lanes()
+                self._read_at = time.monotonic()
+            for (queue, lane), limit in self._shares.changes(self._hungry).items():
                 config = self._streams.queue(queue)
                 with suppress(ConfigurationError):
                     await set_max_ack_pending(
@@ -154,7 +158,7 @@ class Guard:
             by_stream.setdefault(self._subjects.stream_name(lane.stream), []).append(lane)
         hungry: dict[str, dict[str, bool]] = {}
         for stream, lanes in by_stream.items():
-            listed = await consumer_states(self._bus, stream) if len(lanes) >= _LISTED else {}
+            listed = await consumer_states(self._bus, stream) if len(lanes) >= _MANY else {}
             for lane in lanes:
                 name = self._subjects.consumer(lane.queue, lane.lane)
                 found = listed.get(name) or await read_consumer(self._bus, stream, name)
