@@ -132,6 +132,17 @@ class Callers:
         }
 
 
+def _server_cpu(postgres: int | None) -> float:
+    """Seconds of the server, once the backend of the last block has ended: while it does it is counted nowhere."""
+    if postgres is None:
+        return 0.0
+    before = -1.0
+    while (now := cpu_of_tree(postgres)) != before:
+        before = now
+        time.sleep(0.03)
+    return now
+
+
 async def _measure(block: Block, count: int, postgres: int | None) -> dict[str, float | None]:
     """Microseconds per transaction: of the clock, of this process, of the server; medians of blocks in turn."""
     seen: dict[str, list[float]] = {}
@@ -139,13 +150,11 @@ async def _measure(block: Block, count: int, postgres: int | None) -> dict[str, 
     await block(20, False)
     for number in range(_BLOCKS * 2):
         tasks = number % 2 == 1
-        server, wall, cpu = cpu_of_tree(postgres) if postgres else 0.0, time.perf_counter(), time.process_time()
+        server = _server_cpu(postgres)
+        wall, cpu = time.perf_counter(), time.process_time()
         await block(count, tasks)
-        spent = {
-            "wall_us": time.perf_counter() - wall,
-            "cpu_us": time.process_time() - cpu,
-            "server_us": (cpu_of_tree(postgres) if postgres else 0.0) - server,
-        }
+        spent = {"wall_us": time.perf_counter() - wall, "cpu_us": time.process_time() - cpu}
+        spent["server_us"] = _server_cpu(postgres) - server
         for name, seconds in spent.items():
             seen.setdefault(name if tasks else f"bare_{name}", []).append(seconds / count * 1e6)
     result: dict[str, float | None] = {}
