@@ -60,14 +60,16 @@ async def against(
     plain: Callable[[], Awaitable[dict[str, Any]]],
     other: Callable[[], Awaitable[dict[str, Any]]],
 ) -> list[dict[str, Any]]:
-    """Two drains in turn, so that a machine whose speed drifts is slow for both.
+    """Two drains in turn, so that a machine whose speed drifts is slow for both; who is first changes too.
 
     Returns the second one's figures with ``ratio_to_plain`` and the first one's speed.
     """
     measured = []
     for number in range(rounds):
-        base = await plain()
-        figures = await other()
+        if number % 2:
+            figures, base = await other(), await plain()
+        else:
+            base, figures = await plain(), await other()
         figures["plain_tasks_per_s"] = base["tasks_per_s"]
         figures["plain_cpu_us_per_task"] = base["cpu_us_per_task"]
         figures["ratio_to_plain"] = round(figures["tasks_per_s"] / base["tasks_per_s"], 3)
