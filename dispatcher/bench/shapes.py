@@ -25,21 +25,21 @@ async def shapes(
     ground: Ground, *, tasks: int, types: int, queues: int, workers: int, concurrency: int, rounds: int
 ) -> dict[str, Any]:
     """Each shape against plain tasks of as many, in turn: the plain ones on a schema with one queue and few types."""
-    with beside(ground) as other:
-        async with open_pipeline(ground) as plain, open_pipeline(other) as many:
+    names = [f"bench-{number}" for number in range(queues)]
+    with beside(ground) as second, beside(ground) as third:
+        async with open_pipeline(ground) as plain, open_pipeline(second) as typed, open_pipeline(third) as queued:
             await plain.start_processes(workers, concurrency)
-            names = [f"bench-{number}" for number in range(queues)]
-            served, variables = ("-q", ",".join(("default", *names))), {TYPES: str(types)}
-            await many.start_relay()
-            for _ in range(workers):
-                await many.start_worker(
-                    concurrency, None, *served, app="dispatcher.bench.many:app", variables=variables
-                )
-            await many.until_present()
+            await _start(typed, workers, concurrency, types, [])
+            await _start(queued, workers, concurrency, 0, names)
             await drain_once(plain, tasks)
+            made = make_types(types)
             measured: list[dict[str, Any]] = []
             table: list[dict[str, Any]] = []
-            for name, pipeline, count, call in _shapes(plain, many, tasks, types, names):
+            for name, pipeline, count, call in [
+                *_sizes(plain, tasks),
+                (f"{types} types", typed, tasks, lambda number: made[number % types].call(number)),
+                (f"{queues} queues", queued, tasks, lambda n: noop.options(queue=names[n % queues]).call(n)),
+            ]:
                 say(f"shapes: {name}, {count} tasks")
                 await _once(pipeline, min(count, 2000), call)
                 found = await against(
@@ -59,7 +59,7 @@ async def shapes(
                     spread([m for m in measured if m["shape"] == r["shape"]], "ratio_to_plain") for r in flat
                 ),
                 "rounds": measured,
-                **many.facts,
+                **plain.facts,
             }
 
 
@@ -69,25 +69,26 @@ def _row(name: str, tasks: int, size: int, found: list[dict[str, Any]]) -> dict[
     return row | {"mb_per_s": round(row["tasks_per_s"] * size / 1e6, 1)}
 
 
-def _shapes(
-    plain: Pipeline, many: Pipeline, tasks: int, types: int, queues: list[str]
-) -> list[tuple[str, Pipeline, int, Callable[[int], Call[Any]]]]:
+def _sizes(plain: Pipeline, tasks: int) -> list[tuple[str, Pipeline, int, Callable[[int], Call[Any]]]]:
     """Name, where it runs, how many tasks, and the tasks themselves."""
 
     def sized(size: int) -> Callable[[int], Call[Any]]:
         text = "x" * (size - _OVERHEAD)
         return lambda number: noop.call(number, text)
 
-    texts = [
+    return [
         (f"arguments of {name}", plain, max(20, min(tasks, _BYTES_AT_MOST // size)), sized(size))
         for name, size in _TEXTS.items()
     ]
-    made = make_types(types)
-    return [
-        *texts,
-        (f"{types} types", many, tasks, lambda number: made[number % types].call(number)),
-        (f"{len(queues)} queues", many, tasks, lambda n: noop.options(queue=queues[n % len(queues)]).call(n)),
-    ]
+
+
+async def _start(pipeline: Pipeline, workers: int, concurrency: int, types: int, queues: list[str]) -> None:
+    """Workers that know so many types and serve so many queues beside the usual one."""
+    await pipeline.start_relay()
+    served, variables = ("-q", ",".join(("default", *queues))), {TYPES: str(types)}
+    for _ in range(workers):
+        await pipeline.start_worker(concurrency, None, *served, app="dispatcher.bench.many:app", variables=variables)
+    await pipeline.until_present()
 
 
 async def _once(pipeline: Pipeline, tasks: int, call: Callable[[int], Call[Any]]) -> dict[str, Any]:
