@@ -39,7 +39,7 @@ async def backlog(
             await pipeline.prove()
             return figures
 
-        measured = await against("backlog", rounds, shallow, full)
+        measured = await against("backlog", rounds, shallow, full, mirrored=False)
         return _result("backlog", measured, tasks, plain, workers, concurrency) | pipeline.facts
 
 

@@ -59,20 +59,24 @@ async def against(
     rounds: int,
     plain: Callable[[], Awaitable[dict[str, Any]]],
     other: Callable[[], Awaitable[dict[str, Any]]],
+    *,
+    mirrored: bool = True,
 ) -> list[dict[str, Any]]:
-    """Two drains in turn, so that a machine whose speed drifts is slow for both; who is first changes too.
+    """Two drains in turn, so that a machine whose speed drifts is slow for both.
 
+    ``mirrored`` makes both once more the other way round: who comes second also bears what the first one leaves to do.
     Returns the second one's figures with ``ratio_to_plain`` and the first one's speed.
     """
     measured = []
     for number in range(rounds):
-        if number % 2:
-            figures, base = await other(), await plain()
-        else:
-            base, figures = await plain(), await other()
-        figures["plain_tasks_per_s"] = base["tasks_per_s"]
-        figures["plain_cpu_us_per_task"] = base["cpu_us_per_task"]
-        figures["ratio_to_plain"] = round(figures["tasks_per_s"] / base["tasks_per_s"], 3)
+        bases, others = [await plain()], [await other()]
+        if mirrored:
+            others.append(await other())
+            bases.append(await plain())
+        figures = others[0] | {key: medians(others, key) for key in ("tasks_per_s", "cpu_us_per_task")}
+        figures["plain_tasks_per_s"] = medians(bases, "tasks_per_s")
+        figures["plain_cpu_us_per_task"] = medians(bases, "cpu_us_per_task")
+        figures["ratio_to_plain"] = round(figures["tasks_per_s"] / figures["plain_tasks_per_s"], 3)
         measured.append(figures)
         say(f"{name}: round {number + 1} of {rounds}: {figures}")
     return measured
