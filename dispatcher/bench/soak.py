@@ -59,7 +59,7 @@ async def soak(ground: Ground, *, minutes: float, tasks: int, workers: int, conc
                 :: max(1, _SAMPLES // 12)
             ],
             "spread": 0.0,
-            "rounds": [sample | {"p99_ms": p99} for sample, p99 in zip(samples, windows, strict=True)],
+            "rounds": [{"samples": [s | {"p99_ms": p99} for s, p99 in zip(samples, windows, strict=True)]}],
             **pipeline.facts,
         }
 
