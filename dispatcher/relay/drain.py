@@ -98,7 +98,8 @@ class Drain:
         if rows:
             self.published += len(rows)
             if self.on_published and len(rows) >= _BURST:
-                self.on_published({self._lanes[lane]: n for lane, n in Counter(row[4] for row in rows).items()})
+                counts = Counter(row[4] for row in rows)  # a lane may have been forgotten meanwhile
+                self.on_published({self._lanes[lane]: n for lane, n in counts.items() if lane in self._lanes})
             self.metrics.published.inc(len(rows))
             self.metrics.lag.observe(time.monotonic() - started)
         await self._mark(now)

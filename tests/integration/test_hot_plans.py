@@ -23,6 +23,7 @@ ROWS = 30_000
 HOT = {
     "take": outbox.TAKE,
     "claim": claims.CLAIM,
+    "claim_one": claims.CLAIM_ONE,
     "look": claims.LOOK,
     "succeed": settle.SUCCEED,
     "leave": settle.LEAVE,
