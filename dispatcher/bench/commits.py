@@ -59,7 +59,7 @@ async def commits(
                 turn = [*_WAYS[number % len(_WAYS) :], *_WAYS[: number % len(_WAYS)]]  # nobody is always the first
                 figures = {way: await _commit(pipeline, program, script, count, seconds, way) for way in turn}
                 ratio = round(figures["ours"] / figures["none"], 3)
-                measured.append({"clients": count, **figures, "ratio_to_none": ratio})
+                measured.append({"round": number + 1, "clients": count, **figures, "ratio_to_none": ratio})
                 say(f"commits: round {number + 1} of {rounds}: {measured[-1]}")
         await pipeline.until_calm()
         await pipeline.prove()
@@ -78,7 +78,7 @@ async def commits(
             "workers": workers,
             "concurrency": concurrency,
             "spread": spread(by_clients[compared], "ratio_to_none"),
-            "rounds": measured,
+            "rounds": [{"clients": [item for item in measured if item["round"] == n]} for n in range(1, rounds + 1)],
             **pipeline.facts,
         }
 

@@ -61,7 +61,7 @@ async def fleet(ground: Ground, *, tasks: int, concurrency: int, rounds: int) ->
             "workers": _WORKERS,
             "concurrency": concurrency,
             "spread": spread(uneven, "times_ideal"),
-            "rounds": uneven + mixed,
+            "rounds": [{"uneven": one, "mixed": other} for one, other in zip(uneven, mixed, strict=True)],
             **pipeline.facts,
         }
 
@@ -76,7 +76,7 @@ async def _rounds(
         await pipeline.tidy()
         figures = await _once(pipeline, tasks, long, ideal)
         await pipeline.prove()
-        measured.append({"what": name, **figures})
+        measured.append(figures)
         say(f"fleet: {name}: round {number + 1} of {rounds}: {figures}")
     return measured
 

@@ -52,7 +52,7 @@ async def load(
             "workers": workers,
             "concurrency": concurrency,
             "spread": spread(by_part[parts[0]], "p99_ms"),
-            "rounds": measured,
+            "rounds": [{"parts": [item for item in measured if item["round"] == n]} for n in range(1, rounds + 1)],
             **pipeline.facts,
         }
 

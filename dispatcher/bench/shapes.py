@@ -45,7 +45,7 @@ async def shapes(
                 found = await against(
                     name, rounds, partial(_once, plain, count, noop.call), partial(_once, pipeline, count, call)
                 )
-                measured += [{"shape": name, **item} for item in found]
+                measured += [{"round": number, "shape": name, **item} for number, item in enumerate(found)]
                 table.append(_row(name, count, len(call(0).args), found))
             flat = [row for row in table if not row["shape"].endswith(" kB")]
             return {
@@ -58,7 +58,7 @@ async def shapes(
                 "spread": max(
                     spread([m for m in measured if m["shape"] == r["shape"]], "ratio_to_plain") for r in flat
                 ),
-                "rounds": measured,
+                "rounds": [{"shapes": [item for item in measured if item["round"] == n]} for n in range(rounds)],
                 **plain.facts,
             }
 

@@ -12,7 +12,6 @@ COMMANDS = {
     "backlog": ("--tasks", "300", "--plain", "100"),
     "history": ("--rows", "2000", "--tasks", "100"),
     "fleet": ("--tasks", "50"),
-    "load": ("--load", "0.5", "--tasks", "500", "--seconds", "1"),
     "enqueue": ("--calls", "16"),
     "commits": ("--clients", "2", "--seconds", "1"),
 }
@@ -29,6 +28,5 @@ def test_everything_about_scale_is_measured(servers: Servers, tmp_path: Path) ->
     assert found["history"]["past_mb"] > 0
     assert found["fleet"]["deliveries_per_task"] >= 1
     assert found["fleet"]["waited_for_ack_wait"] == 0
-    assert found["load"]["table"][0]["p50_ms"] <= found["load"]["table"][0]["p999_ms"]
     assert {row["session"] for row in found["enqueue"]["table"]} >= {"psycopg", "AsyncSession", "Call.statement()"}
     assert found["commits"]["table"][0]["clients"] == 2
