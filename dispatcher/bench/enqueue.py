@@ -36,6 +36,7 @@ async def enqueue(ground: Ground, *, calls: int, rounds: int) -> dict[str, Any]:
             table.append({"session": kind, **figures, "added_wall_us": added})
         return {
             "bench": "enqueue",
+            "workers": 0,
             "added_wall_us": median(row["added_wall_us"] for row in table),
             "table": table,
             "tasks": calls,
