@@ -6,8 +6,9 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -16,7 +17,7 @@ from dispatcher.bench.errors import BenchError
 from dispatcher.settings import Settings
 from state.migrate import upgrade
 
-__all__ = ["Ground", "stand_on"]
+__all__ = ["Ground", "beside", "stand_on"]
 
 _POSTGRES = {"shared_buffers": "512MB", "max_wal_size": "4GB", "checkpoint_timeout": "15min"}
 
@@ -31,6 +32,10 @@ class Ground:
     postgres_pid: int | None
     nats_pid: int | None
     embedded: bool
+
+    def with_settings(self, **changes: Any) -> Ground:
+        """The same with other settings for the processes that are started."""
+        return replace(self, settings=self.settings.model_copy(update=changes))
 
 
 @contextmanager
@@ -62,12 +67,23 @@ def _embedded(settings: Settings, folder: Path) -> Iterator[Ground]:
 @contextmanager
 def _given(settings: Settings, folder: Path) -> Iterator[Ground]:
     """Not the schema and subjects that a service uses: its tasks must neither wait for us nor run in our worker."""
+    ours = settings.model_copy(update={"streams_conf": None})
+    with beside(Ground(ours, folder, None, None, embedded=False)) as ground:
+        yield ground
+
+
+@contextmanager
+def beside(ground: Ground) -> Iterator[Ground]:
+    """The same servers with another schema and namespace, both made for it and removed at the end."""
     name = f"dispatcher_bench_{secrets.token_hex(4)}"
-    ours = settings.model_copy(update={"db_schema": name, "namespace": name, "streams_conf": None})
+    ours = ground.settings.model_copy(update={"db_schema": name, "namespace": name})
     assert ours.database_url is not None
+    folder = ground.folder / name
+    folder.mkdir()
     upgrade(ours.database_url, name)
     try:
-        yield Ground(ours, folder, None, None, embedded=False)
+        yield replace(ground, settings=ours, folder=folder)
     finally:
-        with psycopg.connect(ours.database_url, autocommit=True) as connection:
-            connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(name)))
+        if not ground.embedded:  # embedded servers are thrown away as a whole
+            with psycopg.connect(ours.database_url, autocommit=True) as connection:
+                connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(name)))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 from dispatcher.bench.errors import BenchError
 from dispatcher.bench.ground import Ground
 from dispatcher.bench.pipeline import Pipeline, open_pipeline
-from dispatcher.bench.processes import environment, start
 from dispatcher.bench.rounds import medians, say, spread
 
-__all__ = ["latency", "percentile"]
+__all__ = ["delays_of", "latency", "look_once", "percentile"]
 
 _WARM_UP_SECONDS = 3.0
 
@@ -25,11 +25,11 @@ async def latency(
     async with open_pipeline(ground) as pipeline:
         await pipeline.start_processes(workers, concurrency)
         kind = "paced-sql" if by == "sql" else "paced"
-        await _once(pipeline, kind, rate, min(seconds, _WARM_UP_SECONDS))
+        await look_once(pipeline, kind, rate, min(seconds, _WARM_UP_SECONDS))
         measured = []
         for number in range(rounds):
             await pipeline.tidy()
-            figures = await _once(pipeline, kind, rate, seconds)
+            figures = await look_once(pipeline, kind, rate, seconds)
             await pipeline.prove()
             measured.append(figures)
             say(f"latency: round {number + 1} of {rounds}: {figures}")
@@ -50,30 +50,37 @@ async def latency(
         }
 
 
-async def _once(pipeline: Pipeline, kind: str, rate: float, seconds: float) -> dict[str, Any]:
+async def look_once(pipeline: Pipeline, kind: str, rate: float, seconds: float, load: float = 0.0) -> dict[str, Any]:
+    """Commit to start of ``rate`` tasks a second, with ``load`` other tasks a second beside them if it is above 0."""
     done, _, _ = await pipeline.done()
-    variables = environment(pipeline.settings, pipeline.ground)
-    producer = await start(
-        pipeline.ground, "producer", variables, "dispatcher.bench.produce", kind, str(rate), str(seconds)
-    )
-    try:
-        await producer.hear(60.0)
+    async with AsyncExitStack() as stack:
+        beside = await stack.enter_async_context(pipeline.producer("steady", load, seconds + 1)) if load > 0 else None
+        producer = await stack.enter_async_context(pipeline.producer(kind, rate, seconds))
+        if beside:
+            await beside.tell("go")
         await producer.tell("go")
         commits = json.loads(await producer.hear(seconds * 2 + 60.0))["commits"]
-    finally:
-        await producer.stop()
-    await pipeline.until_done(done + len(commits))
-    starts = _starts(pipeline.ground.folder)
-    missing = commits.keys() - starts.keys()
-    if missing:
-        raise BenchError(f"{len(missing)} of {len(commits)} handlers left no note of their start")
-    delays = sorted((starts[task] - committed) / 1e6 for task, committed in commits.items())
-    return {
+        told: dict[str, Any] = {"created": 0}
+        if beside:
+            told = json.loads(await beside.hear(seconds * 2 + 60.0))
+    await pipeline.until_done(done + len(commits) + told["created"])
+    delays = delays_of(commits, pipeline.ground.folder)
+    figures = {
         "p50_ms": percentile(delays, 0.5),
         "p99_ms": percentile(delays, 0.99),
         "max_ms": round(delays[-1], 3),
         "samples": len(delays),
     }
+    return figures | ({"p999_ms": percentile(delays, 0.999), "created_per_s": told["per_s"]} if beside else {})
+
+
+def delays_of(commits: dict[str, int], folder: Path) -> list[float]:
+    """Milliseconds from each commit to the start of its task, sorted.  Raises ``BenchError`` when a note is missing."""
+    starts = _starts(folder)
+    missing = commits.keys() - starts.keys()
+    if missing:
+        raise BenchError(f"{len(missing)} of {len(commits)} handlers left no note of their start")
+    return sorted((starts[task] - committed) / 1e6 for task, committed in commits.items())
 
 
 def percentile(values: list[float], part: float) -> float:

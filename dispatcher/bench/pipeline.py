@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from itertools import pairwise
@@ -21,11 +21,13 @@ from dispatcher.bench.ground import Ground
 from dispatcher.bench.processes import Child, environment, start
 from dispatcher.bench.tasks import app, count, noop, step
 from dispatcher.bus import Bus
+from dispatcher.call import Call
 from dispatcher.compose import group
 from dispatcher.database import connect
 from dispatcher.errors import BusError
 from dispatcher.settings import Settings
 from dispatcher.subjects import Subjects
+from state.ids import new_id
 from state.sql import Sql
 
 __all__ = ["Pipeline", "open_pipeline"]
@@ -35,7 +37,8 @@ _LEFT = Sql(
     "SELECT (SELECT count(*) FROM {s}.outbox), (SELECT coalesce(sum(n), 0) FROM {s}.task_counts WHERE state <> 6)"
 )
 _PROOF = Sql(
-    "SELECT count(*), count(*) FILTER (WHERE state = 6), (SELECT count(*) FROM {s}.task_events) FROM {s}.tasks"
+    "SELECT count(*), count(*) FILTER (WHERE state = 6), (SELECT count(*) FROM {s}.task_events WHERE task_id > :since)"
+    " FROM {s}.tasks WHERE id > :since"
 )
 _LAST_BATCH = Sql("SELECT coalesce(max(batch), 0) FROM {s}.dispatch_log")
 _FIRST_DELETE = Sql("SELECT min(published_at) FROM {s}.dispatch_log WHERE batch > :batch")
@@ -57,11 +60,15 @@ class Pipeline:
         self.relay: Child | None = None
         self.workers: list[Child] = []
         self.facts: dict[str, Any] = {}
+        self._since = new_id()
+
+    async def run(self, sql: Sql, params: dict[str, Any] | None = None) -> psycopg.AsyncCursor[TupleRow]:
+        """Run a statement on the watching connection."""
+        return await self._connection.execute(sql.psycopg(self.settings.db_schema).encode(), params)
 
     async def query(self, sql: Sql, params: dict[str, Any] | None = None) -> TupleRow:
         """The only row of a statement."""
-        cursor = await self._connection.execute(sql.psycopg(self.settings.db_schema).encode(), params)
-        row = await cursor.fetchone()
+        row = await (await self.run(sql, params)).fetchone()
         assert row is not None
         return row
 
@@ -77,21 +84,60 @@ class Pipeline:
     async def start_processes(self, workers: int, concurrency: int, logins: Sequence[Settings] | None = None) -> None:
         """Start a relay and the workers, each kind with its own login when two are given, and wait for all of them."""
         of_relay, of_worker = logins or (self.settings, self.settings)
-        self.relay = await start(self.ground, "relay", environment(of_relay, self.ground), "dispatcher", "relay")
-        for number in range(workers):
-            place = ("dispatcher", "worker", "dispatcher.bench.tasks:app", "-c", str(concurrency))
-            self.workers.append(
-                await start(self.ground, f"worker {number + 1}", environment(of_worker, self.ground), *place)
-            )
+        await self.start_relay(of_relay)
+        for _ in range(workers):
+            await self.start_worker(concurrency, of_worker)
+        await self.until_present()
+
+    async def start_relay(self, login: Settings | None = None) -> None:
+        """Start a relay; nobody waits until it leads."""
+        variables = environment(login or self.settings, self.ground)
+        self.relay = await start(self.ground, "relay", variables, "dispatcher", "relay")
+
+    async def stop_relay(self) -> None:
+        """Let the relay leave in order."""
+        relay, self.relay = self.relay, None
+        if relay:
+            await relay.stop()
+
+    async def start_worker(
+        self,
+        concurrency: int,
+        login: Settings | None = None,
+        *arguments: str,
+        app: str = "dispatcher.bench.tasks:app",
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start one more worker; ``variables`` go on top of its environment."""
+        given = environment(login or self.settings, self.ground) | dict(variables or {})
+        place = ("dispatcher", "worker", app, "-c", str(concurrency), *arguments)
+        self.workers.append(await start(self.ground, f"worker {len(self.workers) + 1}", given, *place))
+
+    async def until_present(self) -> None:
+        """All workers receive.  Raises ``BenchError`` when that takes too long."""
         deadline = time.monotonic() + _STALL_SECONDS
-        while await self._present() < workers:
+        while await self._present() < len(self.workers):
             self.check()
             if time.monotonic() > deadline:
-                raise BenchError(f"not all of the {workers} workers answered; {self.workers[-1].last_words()}")
+                raise BenchError(
+                    f"not all of the {len(self.workers)} workers answered; {self.workers[-1].last_words()}"
+                )
 
     async def _present(self) -> int:
         answers = await self.bus.request_many(self._subjects.workers, wait=0.2)
         return len({json.loads(answer)["boot_id"] for answer in answers})
+
+    @asynccontextmanager
+    async def producer(self, kind: str, first: float, second: float) -> AsyncIterator[Child]:
+        """A producer of ``dispatcher.bench.produce`` that waits for the word to go; it is ended with the context."""
+        numbers = (str(first), str(second))
+        variables = environment(self.settings, self.ground)
+        child = await start(self.ground, f"producer {kind}", variables, "dispatcher.bench.produce", kind, *numbers)
+        try:
+            await child.hear(_STALL_SECONDS * 2)
+            yield child
+        finally:
+            await child.stop()
 
     def check(self) -> None:
         """Raise ``BenchError`` when one of the processes ended."""
@@ -109,14 +155,14 @@ class Pipeline:
             }
         )
 
-    async def create(self, tasks: int) -> int:
+    async def create(self, tasks: int, call: Callable[[int], Call[Any]] = noop.call) -> int:
         """Create a backlog through the public API, from this process.  No task follows it: 0."""
         url = self.settings.database_url
         assert url is not None
         app.configure(self.settings)
         async with await psycopg.AsyncConnection.connect(url) as connection:
             for begin in range(0, tasks, _CHUNK):
-                calls = [noop.call(number) for number in range(begin, min(tasks, begin + _CHUNK))]
+                calls = [call(number) for number in range(begin, min(tasks, begin + _CHUNK))]
                 await app.enqueue_many(connection, calls)
                 await connection.commit()
         return 0
@@ -193,23 +239,33 @@ class Pipeline:
         return int((await self.query(_LAST_BATCH))[0])
 
     async def first_delete(self, after_batch: int) -> datetime:
-        """When the transaction of the relay's first delete after that batch began."""
-        (at,) = await self.query(_FIRST_DELETE, {"batch": after_batch})
-        if not isinstance(at, datetime):
-            raise BenchError("the relay's log of this round is gone already; use fewer tasks")
-        return at
+        """When the transaction of the relay's first delete after that batch began; waits until it is committed.
+
+        Asked at once: the log is trimmed after ten seconds.
+        """
+        deadline = time.monotonic() + _STALL_SECONDS
+        while True:
+            (at,) = await self.query(_FIRST_DELETE, {"batch": after_batch})
+            if isinstance(at, datetime):
+                return at
+            self.check()
+            if time.monotonic() > deadline:
+                raise BenchError(f"the relay published nothing for {_STALL_SECONDS:g} s: {self._relay_words()}")
+            await asyncio.sleep(0.005)
+
+    def _relay_words(self) -> str:
+        return self.relay.last_words() if self.relay else "there is none"
 
     async def prove(self) -> None:
-        """Raise ``BenchError`` unless every task there is has succeeded and has all its events."""
-        tasks, succeeded, events = await self.query(_PROOF)
+        """Raise ``BenchError`` unless every task since the start has succeeded and has all its events."""
+        tasks, succeeded, events = await self.query(_PROOF, {"since": self._since})
         if succeeded != tasks or events < _EVENTS_PER_TASK * tasks:
             raise BenchError(f"of {tasks} tasks {succeeded} succeeded, with {events} events: the figures would lie")
 
     async def tidy(self) -> None:
         """What autovacuum would do within a minute, done between the rounds so that it does not fall into one."""
         for table in ("tasks", "task_events", "outbox", "task_counts", "claims", "dispatch_log"):
-            vacuum = Sql(f"VACUUM (ANALYZE) {{s}}.{table}")
-            await self._connection.execute(vacuum.psycopg(self.settings.db_schema).encode())
+            await self.run(Sql(f"VACUUM (ANALYZE) {{s}}.{table}"))
 
     async def stop(self) -> None:
         """End the workers, then the relay, and remove the streams from a server that is not ours."""

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 from dispatcher.bench.errors import BenchError
@@ -33,13 +34,21 @@ def environment(settings: Settings, ground: Ground) -> dict[str, str]:
         "DISPATCHER_NAMESPACE": settings.namespace,
         "DISPATCHER_BACKSTOP": str(settings.backstop.total_seconds()),
         "DISPATCHER_LEASE": str(settings.lease.total_seconds()),
+        "DISPATCHER_OUTBOX_LIMIT": str(settings.outbox_limit),
+        "DISPATCHER_KEEP_SUCCEEDED": _duration(settings.keep_succeeded),
         MARKS: str(ground.folder),
     }
+    if settings.streams_conf:
+        given["DISPATCHER_STREAMS_CONF"] = str(settings.streams_conf)
     if settings.nats_creds:
         given["DISPATCHER_NATS_CREDS"] = str(settings.nats_creds)
     if _ROOT.name != "site-packages":  # run from a checkout
         given["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), foreign.get("PYTHONPATH"))))
     return foreign | given
+
+
+def _duration(keep: timedelta | None) -> str:
+    return "forever" if keep is None else f"{keep.total_seconds():.0f}s"
 
 
 def _die_with_parent() -> None:

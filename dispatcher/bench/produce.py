@@ -1,4 +1,4 @@
-"""The producers, as a process of their own: ``python -m dispatcher.bench.produce bulk|single|paced|paced-sql …``.
+"""The producers, as a process of their own: ``python -m dispatcher.bench.produce KIND FIRST SECOND``.
 
 Prints ``ready``, waits for one line, works, prints one JSON object.  Everything goes through the public
 API or the SQL function ``enqueue``.
@@ -20,7 +20,10 @@ import psycopg
 from dispatcher.bench.tasks import app, mark, noop
 from state.sql import DEFAULT_SCHEMA, check_schema
 
-__all__ = ["bulk", "paced", "single"]
+__all__ = ["STEADY", "bulk", "paced", "single", "steady"]
+
+STEADY = 100
+"""Tasks per transaction of the steady producer."""
 
 
 def _go() -> None:
@@ -71,6 +74,25 @@ async def single(url: str, tasks: int, clients: int) -> dict[str, Any]:
     return done
 
 
+def steady(url: str, rate: float, seconds: float) -> dict[str, Any]:
+    """Create ``rate`` tasks a second in bulk, a hundred per transaction; how many that were and how fast they came.
+
+    A commit that comes late is made up for: the rate is kept unless the database cannot.
+    """
+    with psycopg.connect(url) as connection:
+        app.enqueue_many(connection, [noop.call(0)])
+        connection.rollback()
+        _go()
+        size = max(1, min(STEADY, round(rate)))
+        total = max(1, round(rate * seconds / size))
+        begun = time.monotonic()
+        for number in range(total):
+            time.sleep(max(0.0, begun + number * size / rate - time.monotonic()))
+            app.enqueue_many(connection, [noop.call(number) for number in range(size)])
+            connection.commit()
+        return {"created": total * size, "per_s": round(total * size / (time.monotonic() - begun), 1)}
+
+
 def paced(url: str, rate: float, seconds: float, create: Callable[[psycopg.Connection[Any]], str]) -> dict[str, Any]:
     """Create one task per transaction at ``rate`` a second; when the commit of each one returned.
 
@@ -110,6 +132,7 @@ def main(arguments: list[str]) -> None:
     kinds: dict[str, Callable[[], dict[str, Any]]] = {
         "bulk": lambda: bulk(url, int(first), int(second)),
         "single": lambda: asyncio.run(single(url, int(first), int(second))),
+        "steady": lambda: steady(url, float(first), float(second)),
         "paced": lambda: paced(url, float(first), float(second), _by_python),
         "paced-sql": lambda: paced(url, float(first), float(second), _by_sql),
     }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dispatcher.cli.output import table
 
-__all__ = ["GOALS", "human", "with_goals"]
+__all__ = ["GOALS", "human", "reached", "with_goals"]
 
 GOALS: dict[str, dict[str, tuple[float, float]]] = {
     "drain": {"tasks_per_s": (12_000, 20_000)},
@@ -17,9 +17,17 @@ GOALS: dict[str, dict[str, tuple[float, float]]] = {
     "fanout": {"ratio_to_drain": (0.6, 0.8)},
     "chain": {"p50_ms": (5, 3)},
     "idle": {"worker_statements": (0, 0), "statements_per_minute": (6, 6)},
+    "backlog": {"ratio_to_plain": (0.8, 0.95)},
+    "history": {"ratio_to_plain": (0.8, 0.95)},
+    "fleet": {"times_ideal": (2, 1.3), "deliveries_per_task": (1.5, 1.2), "waited_for_ack_wait": (0, 0)},
+    "load": {},
+    "shapes": {"ratio_to_plain": (0.8, 0.95)},
+    "enqueue": {},
+    "commits": {"ratio_to_none": (0.85, 1.0)},
+    "soak": {},
 }
 """Floor and goal of each figure, on two cores."""
-_SHAPE = ("workers", "tasks", "length", "concurrency", "clients", "rate", "seconds")
+_SHAPE = ("workers", "tasks", "plain_tasks", "rows", "length", "concurrency", "clients", "rate", "seconds")
 _MORE = {
     "drain": (),
     "sustained": (),
@@ -28,33 +36,54 @@ _MORE = {
     "fanout": ("tasks_per_s",),
     "chain": ("p99_ms",),
     "idle": ("relay_statements",),
+    "backlog": ("tasks_per_s", "plain_tasks_per_s"),
+    "history": ("tasks_per_s", "plain_tasks_per_s", "made_in_seconds", "past_mb"),
+    "fleet": ("mixed_times_ideal",),
+    "load": ("sustained_per_s",),
+    "shapes": (),
+    "enqueue": ("added_wall_us",),
+    "commits": ("compared_clients",),
+    "soak": ("memory_flat", "sizes_stable", "dead_rows_bounded", "p99_steady", "bytes_per_task", "dead_rows_at_most"),
 }
 
 
 def with_goals(result: dict[str, Any]) -> dict[str, Any]:
-    """The result with floor and goal; measuring is all we do here, judging is the reader's."""
+    """The result with floor, goal and ``ratio``: how much of the goal was reached, from 1 on all of it.
+
+    Measuring is all we do here, judging is the reader's.
+    """
     goals = GOALS[result["bench"]]
     return result | {
         "floor": {figure: floor for figure, (floor, _) in goals.items()},
         "goal": {figure: goal for figure, (_, goal) in goals.items()},
+        "ratio": {figure: reached(result[figure], floor, goal) for figure, (floor, goal) in goals.items()},
     }
+
+
+def reached(measured: float, floor: float, goal: float) -> float:
+    """The part of the goal that was reached; where small is good (the floor is above the goal) the other way round."""
+    if goal > floor:
+        return round(measured / goal, 3)
+    return round(goal / measured, 3) if measured else 1.0
 
 
 def human(result: Mapping[str, Any]) -> str:
     """A short table."""
     goals = GOALS[result["bench"]]
     rows: list[tuple[object, ...]] = [
-        (figure, _plain(result[figure]), _plain(floor), _plain(goal)) for figure, (floor, goal) in goals.items()
+        (figure, _plain(result[figure]), _plain(floor), _plain(goal), _plain(result["ratio"][figure]))
+        for figure, (floor, goal) in goals.items()
     ]
-    rows += [(figure, _plain(result[figure]), "", "") for figure in _MORE[result["bench"]]]
+    rows += [(figure, _plain(result[figure]), "", "", "") for figure in _MORE[result["bench"]]]
     for name, value in (result.get("cpu_us_per_task") or {}).items():
-        limits = (100, 65) if name == "total" else ("", "")
+        limits = (100, 65, _plain(round(65 / value, 3))) if name == "total" and value else ("", "", "")
         rows.append((f"CPU us/task {name}", _plain(value), *limits))
     versions, machine = result["versions"], result["machine"]
     return "\n".join(
         (
-            table((result["bench"], "measured", "floor", "goal"), rows),
+            table((result["bench"], "measured", "floor", "goal", "of goal"), rows),
             "",
+            *_details(result.get("table") or []),
             f"median of {len(result['rounds'])} rounds, spread {result['spread']:.0%}; "
             + ", ".join(f"{name}={result[name]}" for name in _SHAPE if name in result),
             ", ".join(f"{name}={result[name]}" for name in ("fsync", "full_page_writes", "synchronous_commit")),
@@ -63,6 +92,14 @@ def human(result: Mapping[str, Any]) -> str:
             f" load before {machine['load_before']}{_strangers(result)}",
         )
     )
+
+
+def _details(found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The second table of benches that measure several things."""
+    if not found:
+        return ()
+    rows = [[value if isinstance(value, str) else _plain(value) for value in row.values()] for row in found]
+    return table(tuple(found[0]), rows), ""
 
 
 def _strangers(result: Mapping[str, Any]) -> str:
@@ -74,4 +111,6 @@ def _strangers(result: Mapping[str, Any]) -> str:
 def _plain(value: Any) -> str:
     if value is None:
         return "not known"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from dispatcher.bench.cpu import Meter
 
-__all__ = ["cpu_per_task", "medians", "say", "spread", "throughput"]
+__all__ = ["against", "cpu_per_task", "medians", "say", "spread", "throughput"]
 
 
 def say(text: str) -> None:
@@ -52,3 +52,31 @@ def spread(rounds: Sequence[Mapping[str, Any]], key: str) -> float:
     """The distance from the worst to the best round, as a part of the median."""
     values = [float(item[key]) for item in rounds]
     return round((max(values) - min(values)) / (median(values) or 1.0), 3)
+
+
+async def against(
+    name: str,
+    rounds: int,
+    plain: Callable[[], Awaitable[dict[str, Any]]],
+    other: Callable[[], Awaitable[dict[str, Any]]],
+    *,
+    mirrored: bool = True,
+) -> list[dict[str, Any]]:
+    """Two drains in turn, so that a machine whose speed drifts is slow for both.
+
+    ``mirrored`` makes both once more the other way round: who comes second also bears what the first one leaves to do.
+    Returns the second one's figures with ``ratio_to_plain`` and the first one's speed.
+    """
+    measured = []
+    for number in range(rounds):
+        bases, others = [await plain()], [await other()]
+        if mirrored:
+            others.append(await other())
+            bases.append(await plain())
+        figures = others[0] | {key: medians(others, key) for key in ("tasks_per_s", "cpu_us_per_task")}
+        figures["plain_tasks_per_s"] = medians(bases, "tasks_per_s")
+        figures["plain_cpu_us_per_task"] = medians(bases, "cpu_us_per_task")
+        figures["ratio_to_plain"] = round(figures["tasks_per_s"] / figures["plain_tasks_per_s"], 3)
+        measured.append(figures)
+        say(f"{name}: round {number + 1} of {rounds}: {figures}")
+    return measured

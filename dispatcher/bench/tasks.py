@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from functools import cache
@@ -11,10 +12,13 @@ from typing import BinaryIO
 from dispatcher.app import Dispatcher
 from dispatcher.context import context
 
-__all__ = ["MARKS", "app", "count", "mark", "noop", "step"]
+__all__ = ["MARKS", "SLOW", "app", "count", "mark", "nap", "noop", "step"]
 
 MARKS = "DISPATCHER_BENCH_MARKS"
 """The environment variable that names the folder where handlers note their start."""
+
+SLOW = "DISPATCHER_BENCH_SLOW"
+"""The environment variable that makes a worker so many times slower."""
 
 app = Dispatcher("bench")
 
@@ -34,6 +38,12 @@ async def count(results: list[None]) -> int:
 async def step(number: int) -> int:
     """One link of a chain."""
     return number + 1
+
+
+@app.task(name="bench.nap")
+async def nap(seconds: float) -> None:
+    """Wait, as for somebody else's server."""
+    await asyncio.sleep(seconds * float(os.environ.get(SLOW, "1")))
 
 
 @app.task(name="bench.mark")

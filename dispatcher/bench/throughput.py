@@ -10,10 +10,9 @@ from typing import Any
 from dispatcher.bench.errors import BenchError
 from dispatcher.bench.ground import Ground
 from dispatcher.bench.pipeline import Pipeline, open_pipeline
-from dispatcher.bench.processes import environment, start
 from dispatcher.bench.rounds import medians, say, spread, throughput
 
-__all__ = ["drain", "drain_once", "single", "sustained"]
+__all__ = ["drain", "drain_deep", "drain_once", "flow_once", "single", "sustained"]
 
 _PER_TRANSACTION = 500
 _HEAR_SECONDS = 600.0
@@ -30,7 +29,7 @@ async def sustained(ground: Ground, *, tasks: int, workers: int, concurrency: in
     """A bulk producer, the relay and the workers together, from the first commit to the last settle's commit."""
 
     async def once(pipeline: Pipeline, count: int) -> dict[str, Any]:
-        return await _flow(pipeline, "bulk", count, _PER_TRANSACTION)
+        return await flow_once(pipeline, "bulk", count, _PER_TRANSACTION)
 
     result = await _measure(ground, "sustained", once, tasks, workers, concurrency, rounds)
     return result | {"per_transaction": _PER_TRANSACTION}
@@ -42,7 +41,7 @@ async def single(
     """One transaction per task from concurrent clients, from the first commit to the last settle's commit."""
 
     async def once(pipeline: Pipeline, count: int) -> dict[str, Any]:
-        return await _flow(pipeline, "single", count, clients)
+        return await flow_once(pipeline, "single", count, clients)
 
     result = await _measure(ground, "single", once, tasks, workers, concurrency, rounds)
     return result | {"clients": clients}
@@ -88,32 +87,51 @@ async def drain_once(
     """
     assert pipeline.relay is not None
     await pipeline.until_calm()
+    pipeline.relay.freeze()
+    return await _thaw_and_drain(pipeline, tasks, create or pipeline.create)
+
+
+async def drain_deep(pipeline: Pipeline, tasks: int) -> dict[str, Any]:
+    """The same for a backlog that takes long to make: the broker would close a frozen relay's connection.
+
+    The relay is started anew when the backlog is there; the clock starts at its first delete all the same.
+    """
+    await pipeline.until_calm()
+    await pipeline.stop_relay()
+
+    async def create(count: int) -> int:
+        await pipeline.create(count)
+        await pipeline.start_relay()
+        assert pipeline.relay is not None
+        pipeline.relay.freeze()  # long before it can connect; the meter counts it from here
+        return 0
+
+    return await _thaw_and_drain(pipeline, tasks, create)
+
+
+async def _thaw_and_drain(pipeline: Pipeline, tasks: int, create: Callable[[int], Awaitable[int]]) -> dict[str, Any]:
     done, _, _ = await pipeline.done()
     batch = await pipeline.last_batch()
-    pipeline.relay.freeze()
     try:
-        more = await (create or pipeline.create)(tasks) or 0
+        more = await create(tasks) or 0
         if await pipeline.waiting() != tasks or await pipeline.in_stream():
             raise BenchError("the backlog does not wait in the outbox as it should")
         meter = pipeline.meter()
         meter.start()
     finally:
-        pipeline.relay.thaw()
-    ended, _ = await pipeline.until_done(done + tasks + more)
+        if pipeline.relay:
+            pipeline.relay.thaw()
     begun = await pipeline.first_delete(batch)
+    ended, _ = await pipeline.until_done(done + tasks + more)
     await pipeline.until_calm()  # the acknowledgements' CPU belongs to the tasks too
     return throughput(meter, tasks, (ended - begun).total_seconds())
 
 
-async def _flow(pipeline: Pipeline, kind: str, tasks: int, second: int) -> dict[str, Any]:
+async def flow_once(pipeline: Pipeline, kind: str, tasks: int, second: int) -> dict[str, Any]:
+    """A producer of this kind, relay and workers together, from the first commit to the last settle's commit."""
     await pipeline.until_calm()
     done, _, _ = await pipeline.done()
-    variables = environment(pipeline.settings, pipeline.ground)
-    producer = await start(
-        pipeline.ground, "producer", variables, "dispatcher.bench.produce", kind, str(tasks), str(second)
-    )
-    try:
-        await producer.hear(_HEAR_SECONDS)
+    async with pipeline.producer(kind, tasks, second) as producer:
         meter = pipeline.meter()
         meter.start()
         started = time.monotonic()
@@ -122,8 +140,6 @@ async def _flow(pipeline: Pipeline, kind: str, tasks: int, second: int) -> dict[
         told = json.loads(await producer.hear(_HEAR_SECONDS))
         await pipeline.until_calm()
         figures = throughput(meter, tasks, (ended - told["first"]) / 1e9, {"producer": told["cpu"]})
-    finally:
-        await producer.stop()
     created = tasks / max(1e-9, (told["last"] - told["first"]) / 1e9)
     say(f"  producer: {created:,.0f} tasks/s committed, started {time.monotonic() - started:.1f} s ago")
     return figures | {"created_per_s": round(created, 1)}

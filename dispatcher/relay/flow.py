@@ -21,7 +21,8 @@ __all__ = ["Demand", "Shares", "share_out"]
 _log = logging.getLogger("dispatcher.flow")
 
 _FORGET_SECONDS = 30.0
-_SMALLEST_CHANGE = 0.25
+_SMALLEST_CHANGE, _SMALLEST_CHANGE_OF_MANY = 0.25, 1.0
+_MANY = 30
 _LEAST = 2
 
 
@@ -81,16 +82,24 @@ class Shares:
         return {queue for demand, _ in self._demands.values() for queue in demand.queues}
 
     def changes(self, lanes: Mapping[str, Mapping[str, bool]]) -> dict[tuple[str, str], int]:
-        """Limits that differ by a quarter or more from what was set last; call :meth:`was_set` after each update."""
+        """Limits that differ enough from what was set last; call :meth:`was_set` after each update.
+
+        A quarter is enough, with many lanes twice or half: each update costs the server about a millisecond.
+        """
         oldest = time.monotonic() - _FORGET_SECONDS
         self._demands = {name: kept for name, kept in self._demands.items() if kept[1] > oldest}
         self.changed.clear()
+        step = 1 + (_SMALLEST_CHANGE if sum(map(len, lanes.values())) < _MANY else _SMALLEST_CHANGE_OF_MANY)
         wanted = share_out([demand for demand, _ in self._demands.values()], lanes)
         return {
             key: limit
             for key, limit in wanted.items()
-            if abs(limit - self._set.get(key, 0)) > _SMALLEST_CHANGE * self._set.get(key, 0)
+            if not self._set.get(key, 0) / step <= limit <= self._set.get(key, 0) * step
         }
+
+    def limit(self, queue: str, lane: str) -> int:
+        """What was set last, 0 if nothing was."""
+        return self._set.get((queue, lane), 0)
 
     def was_set(self, key: tuple[str, str], limit: int) -> None:
         """Remember a successful update."""

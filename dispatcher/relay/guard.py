@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 
 from dispatcher.bus import Bus
@@ -18,7 +19,7 @@ from dispatcher.settings import Settings
 from dispatcher.streams.config import StreamsConfig
 from dispatcher.streams.ensure import set_max_ack_pending
 from dispatcher.streams.plan import Lane
-from dispatcher.streams.server import read_consumer
+from dispatcher.streams.server import consumer_states, read_consumer
 from dispatcher.streams.verify import verify
 from dispatcher.subjects import Subjects
 
@@ -31,6 +32,9 @@ _AGAIN_SECONDS = 1.0
 """After a look that found no answer: JetStream starts a moment after its server."""
 _SHARE_SECONDS = 0.1
 _FILLED_SECONDS = 0.5
+_READ_PER_SECOND = 300
+_MANY = 30
+"""From so many lanes on a stream's consumers are read 256 at a time instead of one by one."""
 
 
 class Guard:
@@ -41,6 +45,8 @@ class Guard:
         self._subjects = Subjects(settings.namespace)
         self._shares = Shares()
         self._known: dict[str, str] = {}
+        self._hungry: dict[str, dict[str, bool]] = {}
+        self._read_at = 0.0
         self._looked_at = 0.0
         self._back = asyncio.Event()
 
@@ -49,6 +55,7 @@ class Guard:
         demand = await self._bus.subscribe(self._subjects.demand, self._shares.announced)
         self._bus.on_reconnect.append(self._look_again)
         self._leader.on_blocked = self._look_again
+        self._leader.drain.on_published = self._published
         seen = True
         try:
             while True:
@@ -65,6 +72,7 @@ class Guard:
                             await asyncio.sleep(_SHARE_SECONDS)
         finally:
             self._bus.on_reconnect.remove(self._look_again)
+            self._leader.drain.on_published = None
             await demand.unsubscribe()
 
     def _look_again(self) -> None:
@@ -72,15 +80,26 @@ class Guard:
         self._back.set()
         self._shares.changed.set()
 
+    def _published(self, batch: Mapping[str, int]) -> None:
+        """A lane that had no work was just given more than it may have outstanding: size it now, not at the next look.
+
+        ``batch`` counts the messages by subject.
+        """
+        for subject, count in batch.items():
+            queue, lane = subject.split(".")[-2:]
+            if self._hungry.get(queue, {}).get(lane) is False and count > self._shares.limit(queue, lane):
+                self._hungry[queue][lane] = True
+                self._shares.changed.set()
+
     async def _wait_for_change(self) -> None:
         """Until a worker announces something new, or it is time to see whether a lane fills what it was given.
 
         Long tasks keep their messages and change nobody's demand: a lane that was sized for a little would leave slots
-        empty.  Reads at most some 50 lanes a second.
+        empty.
         """
-        lanes = sum(len(self._streams.queue(queue).lanes) for queue in self._shares.queues)
+        lanes = len(self._lanes())
         with suppress(TimeoutError):
-            async with asyncio.timeout(max(_FILLED_SECONDS, lanes / 50) if lanes else None):
+            async with asyncio.timeout(max(_FILLED_SECONDS, lanes / _READ_PER_SECOND) if lanes else None):
                 await self._shares.changed.wait()
 
     async def look_at_streams(self) -> bool:
@@ -116,18 +135,13 @@ class Guard:
         ]
 
     async def _share(self) -> None:
-        """Set the limits that changed by a quarter or more."""
-        lanes: dict[str, dict[str, bool]] = {}
+        """Set the limits that changed enough.  Many lanes are not read at every change of a worker's demand."""
         try:
-            for queue in self._shares.queues:
-                config = self._streams.queue(queue)
-                stream = self._subjects.stream_name(config.stream)
-                for lane in config.lanes:
-                    found = await read_consumer(self._bus, stream, self._subjects.consumer(queue, lane))
-                    if found is None and time.monotonic() - self._looked_at > _AGAIN_SECONDS:
-                        self._look_again()  # somebody deleted it: to the workers that is only silence
-                    lanes.setdefault(queue, {})[lane] = bool(found and found["num_pending"] + found["num_ack_pending"])
-            for (queue, lane), limit in self._shares.changes(lanes).items():
+            many = len(self._lanes()) / _READ_PER_SECOND
+            if time.monotonic() - self._read_at >= many or self._shares.queues - self._hungry.keys():
+                self._hungry = await self._read_lanes()
+                self._read_at = time.monotonic()
+            for (queue, lane), limit in self._shares.changes(self._hungry).items():
                 config = self._streams.queue(queue)
                 with suppress(ConfigurationError):
                     await set_max_ack_pending(
@@ -136,3 +150,20 @@ class Guard:
                 self._shares.was_set((queue, lane), limit)
         except BusError as error:
             _log.info("sharing out later: %s", error)
+
+    async def _read_lanes(self) -> dict[str, dict[str, bool]]:
+        """For each queue that somebody serves, which of its lanes have messages."""
+        by_stream: dict[str, list[Lane]] = {}
+        for lane in self._lanes():
+            by_stream.setdefault(self._subjects.stream_name(lane.stream), []).append(lane)
+        hungry: dict[str, dict[str, bool]] = {}
+        for stream, lanes in by_stream.items():
+            listed = await consumer_states(self._bus, stream) if len(lanes) >= _MANY else {}
+            for lane in lanes:
+                name = self._subjects.consumer(lane.queue, lane.lane)
+                found = listed.get(name) or await read_consumer(self._bus, stream, name)
+                if found is None and time.monotonic() - self._looked_at > _AGAIN_SECONDS:
+                    self._look_again()  # somebody deleted it: to the workers that is only silence
+                waits = bool(found and found["num_pending"] + found["num_ack_pending"])
+                hungry.setdefault(lane.queue, {})[lane.lane] = waits
+        return hungry

@@ -57,14 +57,14 @@ class Leader:
 
     def __init__(self, settings: Settings, streams: StreamsConfig, bus: Bus, drain: Drain, name: str) -> None:
         self._subjects = subjects = Subjects(settings.namespace)
-        self._settings, self._streams, self._bus, self._drain, self._name = settings, streams, bus, drain, name
+        self._settings, self._streams, self._bus, self.drain, self._name = settings, streams, bus, drain, name
         self._database = Database(settings, name, statement_timeout="30s")
         self.sleep = Sleep(settings, name)
         self.chores = Chores(self._database, bus, subjects)
         self.rescuer = Rescuer(self._database, bus, subjects)
         self.reconciler = Reconciler(self._database, bus, subjects)
         self._trimming: asyncio.Task[None] | None = None
-        self._stopping = self._awake = False
+        self._stopping = self._awake = self._deep = False
         self._blocked_until = 0.0
         self._blocked_tries = 0
         self._next_due = self._next_lease = 0.0
@@ -102,7 +102,7 @@ class Leader:
             begun = time.monotonic()
             rows = await self._look() if look else await self._drain_all()
             longest = LONGEST_REST_SECONDS if rows < LARGE_ROWS else SHORT_REST_SECONDS
-            rest = min(longest, REST * (time.monotonic() - begun))
+            rest = 0.0 if self._deep else min(longest, REST * (time.monotonic() - begun))
             self.sleep.check()
             self._awake = rows >= AWAKE_ROWS or (self._awake and rows > 0)
             if self._awake or self._is_blocked():
@@ -219,16 +219,24 @@ class Leader:
             self._trimming = None
 
     async def _drain_all(self) -> int:
-        """Publish everything that waits; a broker that is away or full costs one try per back-off, never a loop."""
+        """Publish what waits, a deep backlog in stretches: timers, cancels and rescues do not wait for its end.
+
+        A broker that is away or full costs one try per back-off, never a loop.
+        """
         if self._is_blocked():
+            self._deep = False
             return 0
-        total, deep = 0, False
+        total, deep = 0, self._deep
+        self._deep = False
         try:
-            while rows := await self._drain.once():
+            while rows := await self.drain.once():
                 total += rows
                 if (rows < BATCH and not deep) or self._stopping:
                     break
                 deep = rows == BATCH  # the last batch of a backlog began behind the mark: look once from the start
+                if deep and self._is_look_due():
+                    self._deep = True
+                    break
             self._blocked_tries = 0
         except BusError as error:
             self._blocked_tries += 1

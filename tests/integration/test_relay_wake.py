@@ -93,6 +93,17 @@ async def test_timers_are_on_time(fleet: Fleet) -> None:
     assert len(tasks) == 4
 
 
+async def test_timers_do_not_wait_for_the_end_of_a_deep_backlog(fleet: Fleet) -> None:
+    await fleet.relay()
+    with fleet.connection.transaction():
+        apps.app.enqueue_many(fleet.connection, [apps.note.call(n) for n in range(20_000)])
+        task = apps.note.options(delay=0.05).enqueue(fleet.connection, 1)
+    await until(lambda: not fleet.count("outbox") and fleet.state(task) == "queued", 20)
+    [moved] = fleet.rows("SELECT at FROM dispatcher.task_events WHERE task_id = %s AND seq = 2", task.id)
+    [published] = fleet.rows("SELECT count(*) AS n FROM dispatcher.dispatch_log WHERE published_at > %s", moved["at"])
+    assert published["n"] > 5
+
+
 async def test_an_earlier_timer_wakes_a_leader_that_sleeps_for_a_later_one(fleet: Fleet) -> None:
     relay = await fleet.relay()
     later = fleet.enqueue(apps.note.options(delay=3600).call(1))

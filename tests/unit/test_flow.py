@@ -75,6 +75,20 @@ async def test_only_changes_by_a_quarter_are_set() -> None:
     assert shares.changes(lanes) == {("q", "default"): 60}
 
 
+async def test_of_many_lanes_only_doubled_and_halved_limits_are_set() -> None:
+    """A fleet that finds its pace would otherwise send a storm of updates, each of which the server writes down."""
+    queues = [f"q{number}" for number in range(40)]
+    lanes = {queue: {"default": True} for queue in queues}
+    shares = Shares()
+    await shares.announced(announcement("w", 400, *queues))
+    for key, limit in shares.changes(lanes).items():
+        assert limit == 10
+        shares.was_set(key, limit)
+    for want, limits in ((800, set()), (840, {21}), (200, set()), (160, {4})):
+        await shares.announced(announcement("w", want, *queues))
+        assert set(shares.changes(lanes).values()) == limits
+
+
 async def test_a_worker_that_left_or_fell_silent_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("dispatcher.relay.flow.time.monotonic", lambda: now)
