@@ -51,6 +51,12 @@ GUARDS: Mapping[str, Mapping[str, Guard]] = MappingProxyType(
             "session lives": lambda _, ask: ask.session_lives,
         },
         "settle": {"running": _state(State.RUNNING), "attempt": _attempt, "session": _session},
+        "suspend": {  # a handler that waits for a flow it has made: running -> blocked
+            "running": _state(State.RUNNING),
+            "attempt": _attempt,
+            "session": _session,
+            "no cancel": lambda row, _: not row.cancel,
+        },
         "adopt": {"running": _state(State.RUNNING), "attempt": _attempt, "session": _session},
         "rescue": {
             "lease ended": lambda _, ask: ask.session_ended,
@@ -78,6 +84,9 @@ GUARDS: Mapping[str, Mapping[str, Guard]] = MappingProxyType(
         },
         "cancel": {"waiting": _state(*_WAITING)},
         "cancel running": {"running": _state(State.RUNNING)},
+        # what the end of others does, in its own commit
+        "release": {"blocked": _state(State.BLOCKED)},
+        "stop": {"blocked": _state(State.BLOCKED)},
         "retry": {"ended without success": _state(State.FAILED, State.CANCELLED)},
     }
 )
