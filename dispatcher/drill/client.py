@@ -25,7 +25,7 @@ from dispatcher.dev.ledger import Mark, Writer, read
 from dispatcher.drill.tasks import CANARY, TYPES, app
 from dispatcher.errors import OutboxFull
 
-__all__ = ["Client"]
+__all__ = ["Client", "main"]
 
 _AWAY = (psycopg.OperationalError, psycopg.InterfaceError)
 _AGAIN_SECONDS = 0.2
@@ -193,11 +193,14 @@ class Client:
         return []
 
 
-def _main(root: Path) -> None:
+def main(root: Path) -> None:
+    """Publish what the drill in ``root`` plans."""
     plan = json.loads((root / "drill.json").read_text())
     url = os.environ["DISPATCHER_DATABASE_URL"]
     Client(root / "ledger", plan["tasks"], plan["seed"], plan["schema"], url).run()
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+    from dispatcher.drill import client  # by its name, under which a planted bug changes it
+
+    client.main(Path(sys.argv[1]))

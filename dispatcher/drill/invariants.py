@@ -165,6 +165,15 @@ def cancelled_stays(facts: Facts) -> Invariant:
         for line in facts.lines(Mark.START)
         if line.task in told and line.ns > told[line.task].ns
     ]
+    # who waits has not started its attempt yet: an attempt that had started was not cancelled but running
+    wrong += [
+        f"{line.task} attempt {line.attempt} was running when the answer was cancelled"
+        for line in facts.lines(Mark.START)
+        if line.task in told
+        and line.ns <= told[line.task].ns
+        and line.task in facts.tasks
+        and line.attempt == facts.tasks[line.task].attempt
+    ]
     wrong += [
         f"{task}: asked to stop, now {State(facts.tasks[task].state).label}"
         for task in asked
