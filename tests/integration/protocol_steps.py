@@ -149,14 +149,15 @@ class Protocol:
             rows = self.run(rescue.GIVE_BACK, sessions=ended) if ended else []
         return {row[0]: State(row[1]) for row in rows}
 
-    def due(self, task: UUID, kind: int = 1) -> None:
-        """The timer's time has come."""
+    def due(self, task: UUID, kind: int = 1) -> bool:
+        """The timer's time has come; whether there is one."""
         moved = self.sql(
             "UPDATE dispatcher.timers SET due_at = now() - interval '1 s' WHERE task_id = %s AND kind = %s RETURNING 1",
             task, kind,
         )  # fmt: skip
         if kind == 2 and moved:
             self.sql("UPDATE dispatcher.tasks SET expires_at = now() - interval '1 s' WHERE id = %s", task)
+        return bool(moved)
 
     def promote(self) -> tuple[int, int]:
         (row,) = self.run(timers.PROMOTE, most=100)
