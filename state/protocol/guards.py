@@ -85,9 +85,12 @@ GUARDS: Mapping[str, Mapping[str, Guard]] = MappingProxyType(
         "cancel": {"waiting": _state(*_WAITING)},
         "cancel running": {"running": _state(State.RUNNING)},
         # what the end of others does, in its own commit
-        "release": {"blocked": _state(State.BLOCKED)},
+        "release": {"blocked": lambda row, _: row.state is State.BLOCKED or row.in_vain},
         "stop": {"blocked": _state(State.BLOCKED)},
-        "retry": {"ended without success": _state(State.FAILED, State.CANCELLED)},
+        "retry": {
+            "ended without success": _state(State.FAILED, State.CANCELLED),
+            "waits for nobody": lambda row, _: row.remaining == 0,
+        },
     }
 )
 

@@ -28,7 +28,7 @@ class Statement(NamedTuple):
     planted: Mapping[str, str]
     """Guard and the texts (with | between them) without which it is gone."""
     variants: tuple[dict[str, bool], ...] = ({},)
-    """What else the asker may be: each is compared, all but the first only where a guard looks at it."""
+    """What else row or asker may be, where a guard looks at it; each is compared."""
     function: str = ""
     """The database function that holds the guards, if the statement only calls it."""
 
@@ -158,6 +158,7 @@ _UNPARKED = {
     "queued": "h.state = 3 AND|AND t.state = 3", "attempt": "AND h.attempt = h.parked_attempt",
     "not paused": "NOT q.paused AND",
 }  # fmt: skip
+_WAITS_FOR_NOBODY = requests.RETRY.text.partition("AND CASE WHEN")[2].partition(" END")[0] + " END"
 _PAUSES: tuple[dict[str, bool], ...] = ({}, {"paused": True})
 
 STATEMENTS: dict[str, Statement] = {
@@ -209,7 +210,9 @@ STATEMENTS: dict[str, Statement] = {
     "CANCEL what runs": Statement("cancel running", requests.CANCEL, _flagged, {
         "running": "f.state = 4 AND t.state = 4 AND|AND t.session_id = f.session_id",
     }),
-    "RETRY": Statement("retry", requests.RETRY, _person, {"ended without success": "f.state IN (7, 8) AND"}),
+    "RETRY": Statement("retry", requests.RETRY, _person, {
+        "ended without success": "f.state IN (7, 8) AND", "waits for nobody": f"AND CASE WHEN{_WAITS_FOR_NOBODY}",
+    }, variants=({}, {"waits": True})),
     "start_released": Statement("release", Sql("SELECT {s}.start_released(CAST(:ids AS uuid[]))"), _ids,
                                 {"blocked": "AND (t.state = 1 OR t.id = ANY (v_again))"},
                                 function="start_released"),
@@ -231,15 +234,21 @@ def disagreements(steps: Protocol, statement: Statement, batch: Batch, without: 
     """The cases in which statement and table differ; ``without`` these texts of the statement."""
     found = []
     for variant in statement.variants:
-        varied = batch._replace(cases=[Case(row, ask._replace(**variant)) for row, ask in batch.cases])
+        varied = batch._replace(cases=[_varied(case, variant) for case in batch.cases])
         changed = set[int]()
         with suppress(_Undo), steps.connection.transaction():
             sql = _cut(steps, statement, without)
-            _arrange(steps, variant, batch.session)
+            _arrange(steps, variant, batch)
             changed = _changed(steps, statement, sql, varied)
             raise _Undo
         found += [case for n, case in enumerate(varied.cases) if (n in changed) != allowed(statement.move, *case)]
     return found
+
+
+def _varied(case: Case, variant: Mapping[str, bool]) -> Case:
+    if "waits" in variant:
+        return Case(case.row._replace(remaining=1), case.ask)
+    return Case(case.row, case.ask._replace(**variant))
 
 
 def _cut(steps: Protocol, statement: Statement, without: str) -> Sql:
@@ -257,11 +266,17 @@ def _cut(steps: Protocol, statement: Statement, without: str) -> Sql:
     return statement.sql
 
 
-def _arrange(steps: Protocol, variant: Mapping[str, bool], session: int) -> None:
+def _arrange(steps: Protocol, variant: Mapping[str, bool], batch: Batch) -> None:
     if variant.get("paused"):
         steps.pause(QUEUE)
     if not variant.get("session_lives", True):
-        steps.expire(session)
+        steps.expire(batch.session)
+    if variant.get("waits"):
+        steps.sql("UPDATE dispatcher.tasks SET flags = flags | 32 WHERE id = ANY (%s)", batch.ids)
+        steps.sql(
+            "INSERT INTO dispatcher.joins (node_id, shard, is_flow, remaining) SELECT unnest(%s::uuid[]), 0, false, 1",
+            batch.ids,
+        )
 
 
 def _changed(steps: Protocol, statement: Statement, sql: Sql, batch: Batch) -> set[int]:
