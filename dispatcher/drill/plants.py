@@ -56,7 +56,7 @@ PLANTS: Mapping[str, Plant] = MappingProxyType(
         "M7": Plant("leases by the worker's own clock", "kill-worker", state.lease_by_own_clock, kills=2),
         "M8": Plant("cancel of what runs", "kill-worker", state.cancel_anything, tasks=400, kills=2),
         "M9": Plant("creation outside the caller's transaction", "kill-worker", processes.commit_at_once, kills=1),
-        "M10": Plant("sessions without a boot id", "kill-worker", state.no_boot_id, control="never idle"),
+        "M10": Plant("sessions without a boot id", "kill-worker", state.no_boot_id),
         "M11": Plant("three deliveries at most", "freeze-worker", processes.few_deliveries),
         "M12": Plant("a message runs without a claim of its own", "duplicate-delivery", state.run_what_others_run),
         "M13": Plant("the event is written after the commit", "kill-worker", state.event_after_commit),
@@ -72,7 +72,7 @@ PLANTS: Mapping[str, Plant] = MappingProxyType(
 """By their numbers in the catalogue."""
 
 CONTROLS: Mapping[str, Callable[[], None]] = MappingProxyType(
-    {"": lambda: None, "no reconciler": processes.no_reconciler, "never idle": processes.never_idle}
+    {"": lambda: None, "no reconciler": processes.no_reconciler}
 )
 """What is changed in runs that plant no bug: nothing, or a second line that is gone.  These must stay good."""
 

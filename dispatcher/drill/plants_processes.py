@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = [
     "ack_first", "commit_at_once", "create_again", "few_deliveries", "few_reconnects", "id_without_dispatch",
-    "mark_before_confirmed", "nak_stale", "never_idle", "no_reconciler", "only_higher_ids",
+    "mark_before_confirmed", "nak_stale", "no_reconciler", "only_higher_ids",
 ]  # fmt: skip
 
 _A_MOMENT = 0.3
@@ -24,16 +24,6 @@ def no_reconciler() -> None:
         return 0
 
     reconciler._judge = nothing
-
-
-def never_idle() -> None:
-    """The second line behind sessions that live on for the dead: nobody gives one up while the drill lasts."""
-    sessions = import_module("workers.sessions").Sessions
-
-    async def never(_: Any) -> None:
-        await asyncio.Event().wait()
-
-    sessions.close_when_idle = never
 
 
 def ack_first() -> None:
