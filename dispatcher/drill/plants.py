@@ -62,7 +62,7 @@ PLANTS: Mapping[str, Plant] = MappingProxyType(
         "M13": Plant("the event is written after the commit", "kill-worker", state.event_after_commit),
         "M14": Plant("a stale message is refused, not acknowledged", "duplicate-delivery", processes.nak_stale),
         "M15": Plant("a finish that is too late gives back what it held", "freeze-worker", state.count_refused),
-        "M17": Plant("an end of reconnecting", "broker-outage", processes.few_reconnects, kills=2),
+        "M17": Plant("an end of reconnecting", "broker-outage", processes.few_reconnects, kills=1),
         "M18": Plant(
             "an unknown commit repeated without a look", "unknown-commit", processes.create_again,
             tasks=600, kills=3, seed=13,
