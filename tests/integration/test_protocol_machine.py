@@ -195,3 +195,26 @@ def test_no_order_of_steps_breaks_an_invariant(machine: type[Machine]) -> None:
             phases=(Phase.generate, Phase.shrink),
         ),
     )
+
+
+def test_a_statement_that_does_more_than_its_step_is_noticed(database_url: str) -> None:
+    more = [
+        "UPDATE dispatcher.tasks SET dispatch = dispatch + 1",
+        "INSERT INTO dispatcher.outbox (task_id, attempt, dispatch, lane_id)"
+        " SELECT id, 1, 1, lane_id FROM dispatcher.tasks",
+        "DELETE FROM dispatcher.claims",
+        "INSERT INTO dispatcher.task_events (task_id, seq, from_state, to_state, attempt)"
+        " SELECT id, 3, 4, 3, 1 FROM dispatcher.tasks",
+    ]
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        both = Mirror(Protocol(connection))
+        both.create()
+        ((task, attempt, _),) = both.take()
+        assert both.deliver(both.open("w"), task, attempt)
+        both.agree()
+        for statement in more:
+            with connection.transaction(force_rollback=True):
+                connection.execute(statement.encode())
+                with pytest.raises(AssertionError):
+                    both.agree()
+        both.agree()
