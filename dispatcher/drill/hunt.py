@@ -68,7 +68,7 @@ def controls(names: Iterable[str], runs: int, say: Callable[[str], None]) -> lis
 def look_once(plant: Plant, seed: int, planted: str, say: Callable[[str], None]) -> tuple[list[str], str]:
     """One run: what the checker found wrong, and why the run could not be finished if so."""
     drill = DRILLS[plant.drill]
-    plan = Plan(plant.drill, plant.tasks, plant.kills, seed, False, drill.streams, planted)
+    plan = Plan(plant.drill, plant.tasks, plant.kills, seed, False, drill.streams, plant.slow, planted)
     with opened(None, plan) as place:
         try:
             verdict = check(place, perform(place, drill, say, PATIENCE))

@@ -35,20 +35,27 @@ class Plant:
     kills: int = 4
     seed: int = 1
     """Of the first run; the next ones count on."""
+    slow: float = 0.06
+    """The share of tasks that take a second or two."""
     control: str = ""
     """The second line that is gone too, by its name in :data:`CONTROLS`: without it the bug would cost time only."""
 
 
 PLANTS: Mapping[str, Plant] = MappingProxyType(
     {
-        "M1": Plant("settle without attempt and session in its guard", "freeze-worker", state.no_fence),
+        "M1": Plant(
+            "settle without attempt and session in its guard", "freeze-worker", state.no_fence, tasks=160, slow=0.5
+        ),
         "M2": Plant(
             "messages acknowledged before the claim is committed", "kill-worker", processes.ack_first,
             control="no reconciler",
         ),
-        "M3": Plant("the rescuer does not look at the lease", "kill-worker", state.rescue_everybody, kills=2),
+        "M3": Plant("the rescuer does not look at the lease", "kill-worker", state.rescue_everybody, slow=0.5),
         "M4": Plant("the relay reads only ids above the last one", "kill-broker", processes.only_higher_ids),
-        "M5": Plant("message ids without the dispatch number", "lose-messages", processes.id_without_dispatch, kills=3),
+        "M5": Plant(
+            "message ids without the dispatch number", "lose-messages", processes.id_without_dispatch,
+            tasks=500, slow=0.3,
+        ),
         "M6": Plant(
             "the outbox committed before the stream has confirmed", "kill-broker", processes.mark_before_confirmed,
             control="no reconciler",
@@ -57,11 +64,14 @@ PLANTS: Mapping[str, Plant] = MappingProxyType(
         "M8": Plant("cancel of what runs", "kill-worker", state.cancel_anything, tasks=400, kills=2),
         "M9": Plant("creation outside the caller's transaction", "kill-worker", processes.commit_at_once, kills=1),
         "M10": Plant("sessions without a boot id", "kill-worker", state.no_boot_id),
-        "M11": Plant("three deliveries at most", "freeze-worker", processes.few_deliveries),
+        "M11": Plant("three deliveries at most", "freeze-worker", processes.few_deliveries, slow=0.3),
         "M12": Plant("a message runs without a claim of its own", "duplicate-delivery", state.run_what_others_run),
         "M13": Plant("the event is written after the commit", "kill-worker", state.event_after_commit),
         "M14": Plant("a stale message is refused, not acknowledged", "duplicate-delivery", processes.nak_stale),
-        "M15": Plant("a finish that is too late gives back what it held", "freeze-worker", state.count_refused),
+        "M15": Plant(
+            "a finish that is too late gives back what it held", "freeze-worker", state.count_refused,
+            tasks=160, slow=0.5,
+        ),
         "M17": Plant("an end of reconnecting", "broker-outage", processes.few_reconnects, kills=1),
         "M18": Plant(
             "an unknown commit repeated without a look", "unknown-commit", processes.create_again,
