@@ -44,7 +44,8 @@ class Plant:
 PLANTS: Mapping[str, Plant] = MappingProxyType(
     {
         "M1": Plant(
-            "settle without attempt and session in its guard", "freeze-worker", state.no_fence, tasks=160, slow=0.5
+            "settle without attempt and session in its guard", "freeze-worker", state.no_fence,
+            tasks=200, kills=5, slow=1.0,
         ),
         "M2": Plant(
             "messages acknowledged before the claim is committed", "kill-worker", processes.ack_first,
@@ -54,7 +55,7 @@ PLANTS: Mapping[str, Plant] = MappingProxyType(
         "M4": Plant("the relay reads only ids above the last one", "kill-broker", processes.only_higher_ids),
         "M5": Plant(
             "message ids without the dispatch number", "lose-messages", processes.id_without_dispatch,
-            tasks=500, slow=0.3,
+            tasks=800, kills=3, slow=0.3,
         ),
         "M6": Plant(
             "the outbox committed before the stream has confirmed", "kill-broker", processes.mark_before_confirmed,

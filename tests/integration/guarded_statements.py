@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -39,6 +39,12 @@ class Statement(NamedTuple):
 def _claim(steps: Protocol, sql: Sql, batch: Batch) -> None:
     known = batch.cases[0].ask.knows_type
     steps.run(sql, **batch.held, batch=1, types=steps.types() if known else [])
+
+
+def _claim_each(steps: Protocol, sql: Sql, batch: Batch) -> None:
+    types = steps.types() if batch.cases[0].ask.knows_type else []
+    for n, (task, attempt) in enumerate(zip(*batch.asked.values(), strict=True)):
+        steps.run(sql, session=batch.session, ids=[task], attempts=[attempt], batch=n, types=types)
 
 
 def _adopt(steps: Protocol, sql: Sql, batch: Batch) -> list[UUID]:
@@ -160,16 +166,17 @@ _UNPARKED = {
 }  # fmt: skip
 _WAITS_FOR_NOBODY = requests.RETRY.text.partition("AND CASE WHEN")[2].partition(" END")[0] + " END"
 _PAUSES: tuple[dict[str, bool], ...] = ({}, {"paused": True})
+_ASKERS = (*_PAUSES, {"knows_type": False}, {"session_lives": False})
+_CLAIM = {
+    "queued": "t.state = 3 AND", "attempt": "AND t.attempt = i.attempt", "no cancel": "AND t.flags & 1 = 0",
+    "tries left": "AND t.tries < t.max_tries", "not expired": "AND (t.expires_at IS NULL OR t.expires_at > now())",
+    "type known": "AND t.type_id = ANY (CAST(:types AS int[]))", "session lives": "AND expires_at > now()",
+    "not paused": "AND t.queue_id <> ALL (ARRAY(SELECT q.id FROM {s}.queues q WHERE q.paused))",
+}  # fmt: skip
 
 STATEMENTS: dict[str, Statement] = {
-    "CLAIM": Statement("claim", claims.CLAIM, _claim, {
-        "queued": "t.state = 3 AND", "attempt": "AND t.attempt = i.attempt", "no cancel": "AND t.flags & 1 = 0",
-        "tries left": "AND t.tries < t.max_tries",
-        "not expired": "AND (t.expires_at IS NULL OR t.expires_at > now())",
-        "type known": "AND t.type_id = ANY (CAST(:types AS int[]))",
-        "not paused": "AND t.queue_id <> ALL (ARRAY(SELECT q.id FROM {s}.queues q WHERE q.paused))",
-        "session lives": "AND expires_at > now()",
-    }, variants=(*_PAUSES, {"knows_type": False}, {"session_lives": False})),
+    "CLAIM": Statement("claim", claims.CLAIM, _claim, _CLAIM, variants=_ASKERS),
+    "CLAIM_ONE": Statement("claim", claims.CLAIM_ONE, _claim_each, _CLAIM, variants=_ASKERS),
     "ADOPT": Statement("adopt", claims.ADOPT, _adopt, _FENCES),
     "SUCCEED": Statement("settle", settle.SUCCEED, _succeed, _FENCES),
     "SUCCEED_LOGGED": Statement("settle", settle.SUCCEED_LOGGED, _succeed, _FENCES),
@@ -230,9 +237,8 @@ class _Undo(Exception):
     """Ends a transaction without keeping anything."""
 
 
-def disagreements(steps: Protocol, statement: Statement, batch: Batch, without: str = "") -> list[Case]:
+def disagreements(steps: Protocol, statement: Statement, batch: Batch, without: str = "") -> Iterator[Case]:
     """The cases in which statement and table differ; ``without`` these texts of the statement."""
-    found = []
     for variant in statement.variants:
         varied = batch._replace(cases=[_varied(case, variant) for case in batch.cases])
         changed = set[int]()
@@ -241,8 +247,9 @@ def disagreements(steps: Protocol, statement: Statement, batch: Batch, without: 
             _arrange(steps, variant, batch)
             changed = _changed(steps, statement, sql, varied)
             raise _Undo
-        found += [case for n, case in enumerate(varied.cases) if (n in changed) != allowed(statement.move, *case)]
-    return found
+        for n, case in enumerate(varied.cases):
+            if (n in changed) != allowed(statement.move, *case):
+                yield case
 
 
 def _varied(case: Case, variant: Mapping[str, bool]) -> Case:

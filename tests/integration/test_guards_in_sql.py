@@ -29,7 +29,7 @@ def steps(database_url: str) -> Iterator[Protocol]:
 
 def test_statements_move_exactly_what_the_table_of_guards_allows(steps: Protocol) -> None:
     batch = put(steps, steps.open())
-    wrong = {name: disagreements(steps, statement, batch) for name, statement in STATEMENTS.items()}
+    wrong = {name: list(disagreements(steps, statement, batch)) for name, statement in STATEMENTS.items()}
     assert wrong == {name: [] for name in STATEMENTS}
 
 
@@ -39,7 +39,7 @@ def test_a_guard_dropped_from_a_statement_is_noticed(steps: Protocol) -> None:
     for name, statement in STATEMENTS.items():
         for guard, text in statement.planted.items():
             with suppress(psycopg.errors.IntegrityError):  # refused by the database itself: noticed too
-                if not disagreements(steps, statement, batch, text):
+                if next(disagreements(steps, statement, batch, text), None) is None:
                     unnoticed.append((name, guard))
     assert unnoticed == []
 
@@ -47,12 +47,12 @@ def test_a_guard_dropped_from_a_statement_is_noticed(steps: Protocol) -> None:
 def test_tasks_of_flows_are_settled_by_the_statements_that_release_others(steps: Protocol) -> None:
     batch = put(steps, steps.open())
     in_flows(steps, batch)
-    assert disagreements(steps, STATEMENTS["SUCCEED_IN_FLOW"], batch) == []
-    assert disagreements(steps, STATEMENTS["SUCCEED_IN_FLOW_LOGGED"], batch) == []
+    assert list(disagreements(steps, STATEMENTS["SUCCEED_IN_FLOW"], batch)) == []
+    assert list(disagreements(steps, STATEMENTS["SUCCEED_IN_FLOW_LOGGED"], batch)) == []
     for name in ("SUCCEED", "SUCCEED_LOGGED"):
-        left = disagreements(steps, STATEMENTS[name], batch)
+        left = list(disagreements(steps, STATEMENTS[name], batch))
         assert left == [case for case in batch.cases if allowed("settle", *case)] != []
-        assert disagreements(steps, STATEMENTS[name], batch, "AND t.flags & 16 = 0") == []
+        assert list(disagreements(steps, STATEMENTS[name], batch, "AND t.flags & 16 = 0")) == []
 
 
 # Where a rule is not the guard of one statement: the rescuer's lease is that of END_EXPIRED, see test_rescue.py.
