@@ -28,12 +28,16 @@ class Protocol:
         self.batches: dict[tuple[UUID, int], int] = {}
         self.left: dict[int, int] = {}
         self.batch = 0
+        self.ran = 0
+        """How many statements."""
 
     def run(self, sql: Sql, **params: Any) -> list[Any]:
+        self.ran += 1
         cursor = self.connection.execute(sql.psycopg(SCHEMA).encode(), params or None)
         return cursor.fetchall() if cursor.description else []
 
     def sql(self, text: str, *params: Any) -> list[Any]:
+        self.ran += 1
         cursor = self.connection.execute(text.encode(), params or None)
         return cursor.fetchall() if cursor.description else []
 
