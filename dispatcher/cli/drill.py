@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 
 from dispatcher.cli.options import Json
 from dispatcher.cli.output import emit, emit_line, guard, note, table
-from dispatcher.errors import ConfigurationError, DispatcherError
+from dispatcher.errors import ConfigurationError
 
 __all__ = ["app"]
 
@@ -67,48 +68,46 @@ def run(
 
 @app.command()
 def planted(
-    name: Annotated[str | None, typer.Argument(metavar="[BUG]", help="One of them, for example M1; else all.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[BUG]...", help="Some of them, for example M1 M5; else all.")
+    ] = None,
     runs: Annotated[int, typer.Option("--runs", min=1, max=20, help="Seeds to try before a bug counts as missed.")] = 3,
     json: Json = False,
 ) -> None:
-    """Take guards out of the processes, one at a time, and see that the checker notices."""
+    """Take guards out of the processes, one at a time, and see that the checker notices; and only then."""
     with guard():
+        from dispatcher.drill.hunt import controls, hunt
         from dispatcher.drill.plants import PLANTS
 
-        if name is not None and name not in PLANTS:
-            raise ConfigurationError(f"there is no planted bug {name!r}; there are {', '.join(PLANTS)}")
-        found = {}
-        for each in PLANTS if name is None else [name]:
-            found[each] = _hunt(each, runs)
-            note(f"{each}  {PLANTS[each].text}: {found[each] or 'NOT CAUGHT'}")
-        caught = {each: result for each, result in found.items() if result}
-        result = {"planted": len(found), "caught": len(caught), "runs": found}
-        emit(result, json, lambda: f"{len(caught)} of {len(found)} planted bugs were caught")
-    if len(caught) < len(found):
+        chosen = names or list(PLANTS)
+        if unknown := [name for name in chosen if name not in PLANTS]:
+            raise ConfigurationError(f"there is no planted bug {unknown[0]!r}; there are {', '.join(PLANTS)}")
+        logging.getLogger("dispatcher").setLevel(logging.ERROR)
+        began = time.monotonic()
+        found = []
+        for name in chosen:
+            found.append(hunt(name, runs, note))
+            note(f"{name}  {PLANTS[name].text}: {'; '.join(found[-1].by) or 'NOT CAUGHT'} {found[-1].trouble}")
+        clean = controls(chosen, runs, note)
+        result = {
+            "planted": len(found),
+            "caught": sum(bool(catch.by) for catch in found),
+            "clean": all(not catch.by and not catch.trouble for catch in clean),
+            "seconds": round(time.monotonic() - began, 1),
+            "runs": {catch.name: asdict(catch) | {"bug": PLANTS[catch.name].text} for catch in found},
+            "without": [asdict(catch) for catch in clean],
+        }
+        emit(result, json, lambda: _planted_text(found, clean))
+    if result["caught"] != result["planted"] or not result["clean"]:
         raise SystemExit(1)
 
 
-def _hunt(name: str, runs: int) -> dict[str, Any] | None:
-    """The first run that notices the bug, and by what; ``None`` when none does."""
-    from dispatcher.drill.checker import check
-    from dispatcher.drill.course import perform
-    from dispatcher.drill.drills import DRILLS
-    from dispatcher.drill.place import Plan, opened
-    from dispatcher.drill.plants import PLANTS
-
-    logging.getLogger("dispatcher").setLevel(logging.ERROR)
-    drill = DRILLS[PLANTS[name].drill]
-    for number in range(1, runs + 1):
-        plan = Plan(PLANTS[name].drill, drill.tasks, drill.kills, number, drill.default_settings, drill.streams, name)
-        with opened(None, plan) as place:
-            try:
-                verdict = check(place, perform(place, drill, note))
-            except DispatcherError as error:
-                return {"run": number, "by": [str(error)[:200]], "drill": plan.drill}
-        by = [found.name for found in verdict.invariants if not found.ok] + (["stuck"] if verdict.stuck else [])
-        if by:
-            return {"run": number, "by": by, "drill": plan.drill}
-    return None
+def _planted_text(found: list[Any], clean: list[Any]) -> str:
+    rows = [[c.name, c.drill, c.runs, "; ".join(c.by)[:70] or f"NOT CAUGHT {c.trouble}"] for c in found]
+    rows += [[c.name, c.drill, c.runs, "; ".join((*c.by, c.trouble)) if c.by or c.trouble else "good"] for c in clean]
+    caught = sum(bool(catch.by) for catch in found)
+    shown = table(["planted", "drill", "in run", "what the checker says"], rows)
+    return f"{shown}\n{caught} of {len(found)} planted bugs were caught"
 
 
 def _run(name: str, tasks: int | None, kills: int | None, seed: int, keep: Path | None, json: bool) -> bool:

@@ -20,12 +20,10 @@ from dispatcher.drill.sink import make_tables
 from dispatcher.errors import BusError, DispatcherError
 from dispatcher.streams.config import DEFAULT_STREAM
 
-__all__ = ["CALM_SECONDS", "Course", "perform"]
+__all__ = ["CALM_SECONDS", "Course", "Patience", "perform"]
 
 CALM_SECONDS = 60.0
 """After the last fault, for every task to end."""
-_QUIET_SECONDS = 60.0
-"""After that, for the last lease to end and the broker to forget what it redelivers."""
 _UNDER_WAY_SECONDS = (0.05, 0.5)
 """Between new work and the fault, which should hit while that work is under way."""
 _TRIES = 4
@@ -33,6 +31,20 @@ _NOT_FINAL = "SELECT count(*) FROM {s}.tasks WHERE state < 6"
 _BUSY = """
 SELECT (SELECT count(*) FROM {s}.outbox) + (SELECT count(*) FROM {s}.sessions) + (SELECT count(*) FROM {s}.claims)
 """
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a drill waits, in seconds."""
+
+    strikes: float = float("inf")
+    """For all faults; those that did not come by then are left out."""
+    calm: float = CALM_SECONDS
+    quiet: float = 60.0
+    """After that, for the last lease to end and the broker to forget what it redelivers."""
+
+
+_PATIENT = Patience()
 
 
 @dataclass
@@ -53,7 +65,7 @@ class Course:
     """What the broker still held when all was calm."""
 
 
-def perform(place: Place, drill: Drill, say: Callable[[str], None]) -> Course:
+def perform(place: Place, drill: Drill, say: Callable[[str], None], patience: Patience = _PATIENT) -> Course:
     """Run the drill to its end.  Raises ``DispatcherError`` when processes cannot be started or do not obey."""
     prepare(place.direct)
     with psycopg.connect(place.direct.database_url or "", autocommit=True) as connection:
@@ -64,8 +76,8 @@ def perform(place: Place, drill: Drill, say: Callable[[str], None]) -> Course:
     say(f"{place.plan.drill}: seed {place.plan.seed}, {place.versions}")
     try:
         fleet.start_all()
-        _strikes(ground, drill, course, say)
-        _calm_down(ground, course)
+        _strikes(ground, drill, course, say, time.monotonic() + patience.strikes)
+        _calm_down(ground, course, patience)
         say(f"calm again, {course.stuck} tasks stuck; asking everybody to leave")
         fleet.drain()
         course.broker = _broker(ground)
@@ -76,12 +88,14 @@ def perform(place: Place, drill: Drill, say: Callable[[str], None]) -> Course:
     return course
 
 
-def _strikes(ground: Ground, drill: Drill, course: Course, say: Callable[[str], None]) -> None:
+def _strikes(ground: Ground, drill: Drill, course: Course, say: Callable[[str], None], until: float) -> None:
     """Time to get up again, new work, a moment, a fault; again and again."""
     plan = ground.place.plan
     share = plan.tasks / (plan.kills + 1)
     faults, weights = zip(*drill.faults, strict=True)
     for number in range(1, plan.kills + 1):
+        if time.monotonic() > until:
+            return
         ground.wait(ground.dice.uniform(*drill.gap))
         ground.hand_out(share * number, share / 60)
         ground.wait(ground.dice.uniform(*_UNDER_WAY_SECONDS))
@@ -104,7 +118,7 @@ def _done(ground: Ground, fault: Fault) -> bool:
         return False  # the broker is still on its way back from the fault before
 
 
-def _calm_down(ground: Ground, course: Course) -> None:
+def _calm_down(ground: Ground, course: Course, patience: Patience) -> None:
     """The last tasks arrive; a minute later everything has to be final."""
     ground.undo_everything()
     ground.place.database_proxy.heal()
@@ -116,12 +130,12 @@ def _calm_down(ground: Ground, course: Course) -> None:
     def all_final() -> bool:
         return ground.fleet.published and not ground.rows(_NOT_FINAL)[0][0]
 
-    if ground.until(all_final, CALM_SECONDS):
+    if ground.until(all_final, patience.calm):
         course.calm_after = round(time.monotonic() - began, 2)
     course.published = ground.fleet.published
     course.stuck = ground.rows(_NOT_FINAL)[0][0]
     # workers that were killed last may have sessions that have not ended yet
-    ground.until(lambda: not ground.rows(_BUSY)[0][0] and not sum(_broker(ground).values()), _QUIET_SECONDS)
+    ground.until(lambda: not ground.rows(_BUSY)[0][0] and not sum(_broker(ground).values()), patience.quiet)
     if not course.published:
         raise DispatcherError(f"the client did not come to its end; {ground.fleet.processes.last_words('client-1')}")
 

@@ -165,6 +165,15 @@ def cancelled_stays(facts: Facts) -> Invariant:
         for line in facts.lines(Mark.START)
         if line.task in told and line.ns > told[line.task].ns
     ]
+    # who waits has not started its attempt yet: an attempt that had started was not cancelled but running
+    wrong += [
+        f"{line.task} attempt {line.attempt} was running when the answer was cancelled"
+        for line in facts.lines(Mark.START)
+        if line.task in told
+        and line.ns <= told[line.task].ns
+        and line.task in facts.tasks
+        and line.attempt == facts.tasks[line.task].attempt
+    ]
     wrong += [
         f"{task}: asked to stop, now {State(facts.tasks[task].state).label}"
         for task in asked
@@ -204,7 +213,8 @@ def never_early(facts: Facts) -> Invariant:
             if after.at - before.at < pause - _EARLY_SECONDS and task.type in ("flaky", "sleepy"):
                 wrong.append(f"{task.id}: went on {after.at - before.at:.3f} s after it asked for {pause} s")
         claims = [event.at for event in events if event.to_state == State.RUNNING]
-        if task.due is not None and claims and claims[-1] < task.due - _EARLY_SECONDS:
+        # one that waits still has its next claim before it
+        if task.state in FINAL and task.due is not None and claims and claims[-1] < task.due - _EARLY_SECONDS:
             wrong.append(f"{task.id}: claimed {task.due - claims[-1]:.3f} s before it was due")
     return verdict("I13 never early", waits, wrong)
 

@@ -46,6 +46,8 @@ class Plan:
     """Lease, ack_wait and all else as users have them."""
     streams: str = ""
     """More lines of streams.conf."""
+    slow: float = 0.06
+    """The share of tasks that take a second or two: they are under way when somebody wakes up or is rescued."""
     plant: str = ""
     """A bug to be planted in every process."""
     schema: str = "dispatcher"

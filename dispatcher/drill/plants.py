@@ -6,17 +6,16 @@ which changes statements and methods in their memory before anything runs.
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
-from state.sql import Sql
+from dispatcher.drill import plants_processes as processes
+from dispatcher.drill import plants_state as state
 
-__all__ = ["PLANTS", "VARIABLE", "Plant", "install", "write_hook"]
+__all__ = ["CONTROLS", "PLANTS", "VARIABLE", "Plant", "install", "write_hook"]
 
 VARIABLE = "DISPATCHER_DRILL_PLANT"
 _HOOK = """import os
@@ -27,16 +26,74 @@ install(os.environ[VARIABLE])
 
 @dataclass(frozen=True)
 class Plant:
-    """One bug, and the drill that should catch it."""
+    """One bug and the drill that should catch it, as short as it can be."""
 
     text: str
     drill: str
     change: Callable[[], None]
+    tasks: int = 240
+    kills: int = 4
+    seed: int = 1
+    """Of the first run; the next ones count on."""
+    slow: float = 0.06
+    """The share of tasks that take a second or two."""
+    control: str = ""
+    """The second line that is gone too, by its name in :data:`CONTROLS`: without it the bug would cost time only."""
+
+
+PLANTS: Mapping[str, Plant] = MappingProxyType(
+    {
+        "M1": Plant(
+            "settle without attempt and session in its guard", "freeze-worker", state.no_fence,
+            tasks=200, kills=5, slow=1.0,
+        ),
+        "M2": Plant(
+            "messages acknowledged before the claim is committed", "kill-worker", processes.ack_first,
+            control="no reconciler",
+        ),
+        "M3": Plant("the rescuer does not look at the lease", "kill-worker", state.rescue_everybody, slow=0.5),
+        "M4": Plant("the relay reads only ids above the last one", "kill-broker", processes.only_higher_ids),
+        "M5": Plant(
+            "message ids without the dispatch number", "lose-messages", processes.id_without_dispatch,
+            tasks=800, kills=3, slow=0.3,
+        ),
+        "M6": Plant(
+            "the outbox committed before the stream has confirmed", "kill-broker", processes.mark_before_confirmed,
+            control="no reconciler",
+        ),
+        "M7": Plant("leases by the worker's own clock", "kill-worker", state.lease_by_own_clock, kills=2),
+        "M8": Plant("cancel of what runs", "kill-worker", state.cancel_anything, tasks=400, kills=2),
+        "M9": Plant("creation outside the caller's transaction", "kill-worker", processes.commit_at_once, kills=1),
+        "M10": Plant("sessions without a boot id", "kill-worker", state.no_boot_id),
+        "M11": Plant("three deliveries at most", "freeze-worker", processes.few_deliveries, slow=0.3),
+        "M12": Plant("a message runs without a claim of its own", "duplicate-delivery", state.run_what_others_run),
+        "M13": Plant("the event is written after the commit", "kill-worker", state.event_after_commit),
+        "M14": Plant("a stale message is refused, not acknowledged", "duplicate-delivery", processes.nak_stale),
+        "M15": Plant(
+            "a finish that is too late gives back what it held", "freeze-worker", state.count_refused,
+            tasks=160, slow=0.5,
+        ),
+        "M17": Plant("an end of reconnecting", "broker-outage", processes.few_reconnects, kills=1),
+        "M18": Plant(
+            "an unknown commit repeated without a look", "unknown-commit", processes.create_again,
+            tasks=600, kills=3, seed=13,
+        ),
+    }
+)  # fmt: skip
+"""By their numbers in the catalogue."""
+
+CONTROLS: Mapping[str, Callable[[], None]] = MappingProxyType(
+    {"": lambda: None, "no reconciler": processes.no_reconciler}
+)
+"""What is changed in runs that plant no bug: nothing, or a second line that is gone.  These must stay good."""
 
 
 def install(name: str) -> None:
-    """Change this process."""
-    PLANTS[name].change()
+    """Change this process: plant a bug, or what a control run changes."""
+    plant = PLANTS.get(name)
+    CONTROLS[name if plant is None else plant.control]()
+    if plant is not None:
+        plant.change()
 
 
 def write_hook(root: Path, name: str) -> dict[str, str]:
@@ -47,91 +104,3 @@ def write_hook(root: Path, name: str) -> dict[str, str]:
     here = Path(__file__).resolve().parents[2]
     found = [str(folder), str(here), os.environ.get("PYTHONPATH", "")]
     return {VARIABLE: name, "PYTHONPATH": os.pathsep.join(filter(None, found))}
-
-
-def _cut(sql: Sql, old: str, new: str = "") -> None:
-    assert old in sql.text, f"{old!r} is not part of the statement any more"
-    sql.text = sql.text.replace(old, new)
-
-
-def _no_fence() -> None:
-    from state import settle
-
-    for sql in (settle.SUCCEED, settle.LEAVE):
-        _cut(sql, " AND t.attempt = i.attempt AND t.session_id = CAST(:session AS bigint)")
-
-
-def _rescue_everybody() -> None:
-    from state import rescue
-
-    _cut(rescue.END_EXPIRED, "WHERE expires_at < now() AND pg_postmaster_start_time() + lease < now()")
-    _cut(rescue.END_EXPIRED, "  AND expires_at < now()\n")
-
-
-def _only_higher_ids() -> None:
-    from dispatcher.relay.drain import Drain
-
-    batch, outgoing = Drain._batch, Drain._outgoing
-    highest: dict[int, int] = {}
-
-    async def remembering(self: Drain) -> int:
-        self._full_look_at, self._low = float("inf"), highest.get(id(self), 0)
-        return await batch(self)
-
-    async def noting(self: Drain, rows: list[Any]) -> Any:
-        highest[id(self)] = rows[-1][0] + 1
-        return await outgoing(self, rows)
-
-    setattr(Drain, "_batch", remembering)  # noqa: B010 - a planted bug, not an assignment that a type checker may refuse
-    setattr(Drain, "_outgoing", noting)  # noqa: B010
-
-
-def _id_without_dispatch() -> None:
-    drain = import_module("dispatcher.relay.drain")
-    setattr(drain, "message_id", lambda task, attempt, dispatch: f"{task.hex}:{attempt}")  # noqa: B010
-
-
-def _event_after_commit() -> None:
-    from state import settle
-
-    event = """), event AS (
-    INSERT INTO {s}.task_events (task_id, seq, from_state, to_state, attempt, session_id)
-    SELECT id, seq, 4, 6, attempt, CAST(:session AS bigint) FROM moved
-"""
-    _cut(settle.SUCCEED, event)
-    later = Sql("""
-INSERT INTO {s}.task_events (task_id, seq, from_state, to_state, attempt, session_id)
-SELECT id, seq, 4, 6, attempt, CAST(:session AS bigint) FROM {s}.tasks WHERE id = ANY (CAST(:ids AS uuid[]))
-RETURNING seq
-""")
-    settler = import_module("workers.settler").Settler
-    succeed = settler._succeed
-
-    async def two_steps(self: Any, attempts: Any, params: dict[str, Any], kind: str) -> Any:
-        accepted = await succeed(self, attempts, params, kind)
-        await asyncio.sleep(0.02)
-        await self._database.run(later, {"session": params["session"], "ids": list(accepted)})
-        return accepted
-
-    settler._succeed = two_steps
-
-
-def _nak_stale() -> None:
-    claimer = import_module("workers.claimer").Claimer
-
-    async def again(self: Any, session: Any, deliveries: Any) -> None:
-        for delivery in deliveries:
-            await self._bus.nak(delivery.replies, 0.01)
-
-    claimer._stale = again
-
-
-PLANTS = {
-    "M1": Plant("settle without attempt and session in its guard", "freeze-worker", _no_fence),
-    "M3": Plant("the rescuer does not look at the lease", "kill-worker", _rescue_everybody),
-    "M4": Plant("the relay reads only ids above the last one", "kill-broker", _only_higher_ids),
-    "M5": Plant("message ids without the dispatch number", "stale-ack", _id_without_dispatch),
-    "M13": Plant("the event is written after the commit", "kill-worker", _event_after_commit),
-    "M14": Plant("a stale message is refused instead of acknowledged", "duplicate-delivery", _nak_stale),
-}
-"""By their numbers in the catalogue."""

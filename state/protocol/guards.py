@@ -51,6 +51,12 @@ GUARDS: Mapping[str, Mapping[str, Guard]] = MappingProxyType(
             "session lives": lambda _, ask: ask.session_lives,
         },
         "settle": {"running": _state(State.RUNNING), "attempt": _attempt, "session": _session},
+        "suspend": {  # a handler that waits for a flow it has made: running -> blocked
+            "running": _state(State.RUNNING),
+            "attempt": _attempt,
+            "session": _session,
+            "no cancel": lambda row, _: not row.cancel,
+        },
         "adopt": {"running": _state(State.RUNNING), "attempt": _attempt, "session": _session},
         "rescue": {
             "lease ended": lambda _, ask: ask.session_ended,
@@ -78,7 +84,13 @@ GUARDS: Mapping[str, Mapping[str, Guard]] = MappingProxyType(
         },
         "cancel": {"waiting": _state(*_WAITING)},
         "cancel running": {"running": _state(State.RUNNING)},
-        "retry": {"ended without success": _state(State.FAILED, State.CANCELLED)},
+        # what the end of others does, in its own commit
+        "release": {"blocked": lambda row, _: row.state is State.BLOCKED or row.in_vain},
+        "stop": {"blocked": _state(State.BLOCKED)},
+        "retry": {
+            "ended without success": _state(State.FAILED, State.CANCELLED),
+            "waits for nobody": lambda row, _: row.remaining == 0,
+        },
     }
 )
 

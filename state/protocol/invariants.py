@@ -22,6 +22,7 @@ def broken(before: World, label: Label, after: World, setup: Setup) -> list[str]
         if old is not new:
             found += _row(old, new)
             found += _message(before, label, after, task)
+            found += _released(before, after, task)
         if after.promised[task] and new.state is not State.CANCELLED:
             found.append("cancelled was said and is not true (I8)")
     found += _start(before, label, after, setup)
@@ -61,9 +62,9 @@ def _leader(before: World, label: Label, after: World) -> Iterator[str]:
 
 
 def _rescued(before: World, after: World, session: object) -> Iterator[str]:
-    """Only what the dead session runs is given back."""
+    """Only what the dead session runs is given back; who waits for that may end with it."""
     for old, new in zip(before.db.tasks, after.db.tasks, strict=True):
-        if old != new and old.session != session:
+        if old != new and old.session != session and not old.remaining:
             yield "rescued from somebody else (I6)"
 
 
@@ -79,6 +80,18 @@ def _message(before: World, label: Label, after: World, task: int) -> Iterator[s
     waiting = before.stream | before.db.outbox
     if label[0] == "reconcile" and (task, old.attempt, old.dispatch) in waiting:
         yield "a waiting message was doubled (I12)"
+
+
+def _released(before: World, after: World, task: int) -> Iterator[str]:
+    """Who waits for others leaves that state in the step that ends the last of them, and only if all succeeded."""
+    old, new = before.db.tasks[task], after.db.tasks[task]
+    parents = [n for n, row in enumerate(after.db.tasks) if task in row.feeds]
+    if not parents or new.state is not State.QUEUED or old.state not in (State.BLOCKED, State.FAILED, State.CANCELLED):
+        return
+    if any(after.db.tasks[n].state is not State.SUCCEEDED for n in parents):
+        yield "queued before all that it waits for had succeeded (I9)"
+    if old.state is State.BLOCKED and all(before.db.tasks[n] == after.db.tasks[n] for n in parents):
+        yield "released by another step than the end of its parent (I9)"
 
 
 def _start(before: World, label: Label, after: World, setup: Setup) -> Iterator[str]:

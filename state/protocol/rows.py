@@ -31,6 +31,12 @@ class Row(NamedTuple):
     """The attempt its parking place names; 0: it has none."""
     expired: bool = False
     """Its time to start is over."""
+    feeds: tuple[int, ...] = ()
+    """The tasks that wait for its success."""
+    remaining: int = 0
+    """How many it still waits for itself."""
+    in_vain: bool = False
+    """Failed because one of those did not succeed; it begins again when all have."""
 
 
 class Db(NamedTuple):

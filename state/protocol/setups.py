@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from state.machine import State
 from state.protocol.rows import Row
 from state.protocol.world import Faults, Setup
 
@@ -12,6 +13,8 @@ __all__ = ["LONG", "LOST_TAIL", "SHORT"]
 
 _TWO = (Row(max_tries=2),)
 _ONE = (Row(max_tries=1),)
+_CHAIN = (Row(max_tries=2, feeds=(1,)), Row(State.BLOCKED, remaining=1))
+_JOIN = (Row(feeds=(2,)), Row(feeds=(2,)), Row(State.BLOCKED, remaining=2))
 _REOPENED = frozenset({"an attempt was started twice (I5)"})
 
 SHORT: Mapping[str, Setup] = MappingProxyType(
@@ -33,6 +36,11 @@ SHORT: Mapping[str, Setup] = MappingProxyType(
         "full reconcile alone": Setup(_TWO, Faults(wipe=1, relay_crash=1), workers=1, relays=2, reconciler=False),
         "relays": Setup(_TWO, Faults(relay_crash=1, crash=1), workers=1, relays=2, reconciler=False),
         "two tasks": Setup(_ONE * 2, Faults(crash=1), slots=1),
+        "flow, crash and repeat": Setup(_CHAIN, Faults(crash=1, repeat=1), slots=1, reconciler=False),
+        "flow, failure and people": Setup(
+            _CHAIN, Faults(fail=1, cancel=1, retry=1), workers=1, slots=1, reconciler=False
+        ),
+        "two parents": Setup(_JOIN, Faults(crash=1), slots=1, reconciler=False),
     }
 )
 """Seconds; part of the tests."""
@@ -43,6 +51,7 @@ LONG: Mapping[str, Setup] = MappingProxyType(
         "all of a worker": Setup(_TWO, Faults(crash=1, freeze=1, repeat=1, lose_reply=1, fail=1)),
         "all of the broker": Setup(_TWO, Faults(wipe=2, relay_crash=1, crash=1, repeat=1), relays=2),
         "all of a person": Setup(_TWO, Faults(cancel=1, retry=1, pause=1, fail=1, crash=1), slots=1),
+        "all of a flow": Setup(_CHAIN, Faults(crash=1, freeze=1, repeat=1, lose_reply=1), slots=1),
         "two tasks, two relays": Setup(_ONE * 2, Faults(crash=1, wipe=1), relays=2, slots=1),
     }
 )

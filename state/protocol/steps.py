@@ -2,27 +2,49 @@
 
 Rules that are no row guard can be dropped by name too: ``settle.cancel wins``, ``rescue.cancel wins``,
 ``cancel.timer``, ``cancel.parked``, ``retry.new message``, ``retry.timer``, ``leave.new attempt``,
-``rescue.new attempt``, ``rescue.tries``, ``settle.trims its claim``.
+``rescue.new attempt``, ``rescue.tries``, ``settle.trims its claim``, ``release.in the same commit``, ``release.failure
+does not count``.
 """
 
 from __future__ import annotations
 
-from state.machine import State
+from state.machine import FINAL, State
 from state.protocol.guards import NONE, Dropped, allowed
 from state.protocol.rows import Ask, Db, Message, Row
 
 __all__ = [
     "cancel", "claim", "commit_drain", "end_lease", "expire", "leave", "open_session", "park", "promote", "reconcile",
-    "renew", "rescue", "retry", "succeed", "unpark",
+    "release", "renew", "rescue", "retry", "succeed", "unpark",
 ]  # fmt: skip
 
 
-def _put(db: Db, task: int, row: Row, send: bool = False) -> Db:
-    """Write the row, and the message that its being queued needs."""
-    tasks = (*db.tasks[:task], row, *db.tasks[task + 1 :])
-    if not send:
-        return db._replace(tasks=tasks)
-    return db._replace(tasks=tasks, outbox=db.outbox | {(task, row.attempt, row.dispatch)})
+def _put(db: Db, task: int, row: Row, send: bool = False, dropped: Dropped = NONE) -> Db:
+    """Write the row, the message that its being queued needs, and what its end means for others."""
+    ends = row.feeds and row.state in FINAL and db.tasks[task].state not in FINAL
+    db = db._replace(tasks=(*db.tasks[:task], row, *db.tasks[task + 1 :]))
+    if send:
+        db = db._replace(outbox=db.outbox | {(task, row.attempt, row.dispatch)})
+    return release(db, task, dropped) if ends and "release.in the same commit" not in dropped else db
+
+
+def release(db: Db, parent: int, dropped: Dropped = NONE) -> Db:
+    """A task has ended: who waited for its success goes on when it was the last one, and fails if there is none."""
+    good = db.tasks[parent].state is State.SUCCEEDED
+    for child in db.tasks[parent].feeds:
+        row = db.tasks[child]
+        if good or "release.failure does not count" in dropped:
+            row = row._replace(remaining=row.remaining - 1)
+            db = db._replace(tasks=(*db.tasks[:child], row, *db.tasks[child + 1 :]))
+        if good and row.remaining == 0 and allowed("release", row, Ask(), dropped):
+            again = row.state is not State.BLOCKED
+            row = row._replace(
+                state=State.QUEUED, in_vain=False, generation=row.generation + again, attempt=row.attempt + again,
+                dispatch=row.dispatch + again, tries=0, cancel=False, session=0,
+            )  # fmt: skip
+            db = _put(db, child, row, send=True)
+        elif not good and allowed("stop", row, Ask(), dropped):
+            db = _put(db, child, row._replace(state=State.FAILED, in_vain=True, session=0), dropped=dropped)
+    return db
 
 
 def _trim(db: Db, held: tuple[int, int, int], dropped: Dropped) -> Db:
@@ -64,7 +86,8 @@ def succeed(db: Db, task: int, attempt: int, session: int, dropped: Dropped = NO
     row = db.tasks[task]
     if not allowed("settle", row, Ask(attempt, session), dropped):
         return db
-    return _put(_trim(db, (session, task, attempt), dropped), task, row._replace(state=State.SUCCEEDED, session=0))
+    db = _trim(db, (session, task, attempt), dropped)
+    return _put(db, task, row._replace(state=State.SUCCEEDED, session=0), dropped=dropped)
 
 
 def leave(db: Db, task: int, attempt: int, session: int, wanted: State, refund: int = 0, dropped: Dropped = NONE) -> Db:
@@ -83,7 +106,7 @@ def leave(db: Db, task: int, attempt: int, session: int, wanted: State, refund: 
     if goal in (State.QUEUED, State.SCHEDULED, State.RETRYING):
         row = row._replace(tries=row.tries - refund, attempt=row.attempt + ("leave.new attempt" not in dropped))
         row = row._replace(timer=row.timer if goal is State.QUEUED else row.attempt)
-    return _put(db, task, row, send=goal is State.QUEUED)
+    return _put(db, task, row, send=goal is State.QUEUED, dropped=dropped)
 
 
 def rescue(db: Db, session: int, dropped: Dropped = NONE) -> Db:
@@ -110,7 +133,7 @@ def _give_back(db: Db, task: int, ask: Ask, dropped: Dropped) -> Db:
         goal = State.QUEUED
     new = goal is State.QUEUED and "rescue.new attempt" not in dropped
     row = row._replace(state=goal, session=0, attempt=row.attempt + new)
-    return _put(db, task, row, send=goal is State.QUEUED)
+    return _put(db, task, row, send=goal is State.QUEUED, dropped=dropped)
 
 
 def promote(db: Db, task: int, dropped: Dropped = NONE) -> Db:
@@ -128,7 +151,7 @@ def expire(db: Db, task: int, attempt: int, dropped: Dropped = NONE) -> Db:
     row = db.tasks[task]
     if not allowed("expire", row, Ask(attempt), dropped):
         return db
-    return _put(db, task, row._replace(state=State.FAILED, timer=0, parked=0, session=0))
+    return _put(db, task, row._replace(state=State.FAILED, timer=0, parked=0, session=0), dropped=dropped)
 
 
 def reconcile(db: Db, entry: Message, dropped: Dropped = NONE) -> Db:
@@ -165,7 +188,7 @@ def cancel(db: Db, task: int, dropped: Dropped = NONE) -> tuple[Db, str]:
         timer = row.timer if "cancel.timer" in dropped else 0
         parked = row.parked if "cancel.parked" in dropped else 0
         row = row._replace(state=State.CANCELLED, timer=timer, parked=parked, session=0)
-        return _put(db, task, row), "cancelled"
+        return _put(db, task, row, dropped=dropped), "cancelled"
     if allowed("cancel running", row, Ask(), dropped):
         return _put(db, task, row._replace(cancel=True)), "cancel_requested"
     return db, "cancelled" if row.state is State.CANCELLED else "too_late"
@@ -179,7 +202,7 @@ def retry(db: Db, task: int, dropped: Dropped = NONE) -> Db:
     new = "retry.new message" not in dropped
     row = row._replace(
         state=State.QUEUED, generation=row.generation + 1, attempt=row.attempt + 1 if new else 1,
-        dispatch=row.dispatch + 1 if new else 1, tries=0, cancel=False, expired=False, session=0,
+        dispatch=row.dispatch + 1 if new else 1, tries=0, cancel=False, expired=False, session=0, in_vain=False,
         timer=row.timer if "retry.timer" in dropped else 0,
     )  # fmt: skip
     return _put(db, task, row, send=True)

@@ -138,6 +138,9 @@ def _slot(world: World, setup: Setup, n: int, slot: Slot) -> Iterator[Move]:
             after = _run(after, n, slot._replace(phase="runs"))
         yield ("adopt" if mine else "give back", n, slot.task, slot.attempt), after, False
         return
+    if slot.phase == "owes":
+        yield ("releases", n, slot.task), _drop(world, n, slot)._replace(db=steps.release(world.db, slot.task)), False
+        return
     yield from _settle(world, setup, n, slot, "succeed", None, 0)
     if world.left.fail:
         left = world.left._replace(fail=world.left.fail - 1)
@@ -163,6 +166,9 @@ def _settle(
     needed = refused and row.state is State.QUEUED and row.attempt == attempt
     if not needed or "settle refused.read again" in setup.dropped:
         after = _ack(after, slot)
+    if not refused and row.feeds and "release.in the same commit" in setup.dropped:
+        worker = after.workers[n]
+        after = _set(after, n, worker._replace(slots=worker.slots | {slot._replace(phase="owes")}))
     yield label, after._replace(db=db, before_claim=world.before_claim if refused else None), fault
     if not refused and world.left.lose_reply:
         left = world.left._replace(lose_reply=world.left.lose_reply - 1)

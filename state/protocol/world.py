@@ -46,7 +46,8 @@ class Slot(NamedTuple):
     attempt: int
     session: int
     phase: str = "runs"
-    """``runs``; ``doubt``: the answer to its claim was lost; ``looked``: half a claim, if it does not lock."""
+    """``runs``; ``doubt``: the answer to its claim was lost; ``looked``: half a claim, if it does not lock;
+    ``owes``: it still has to tell others of the end, if that is no part of the settle."""
 
 
 class Worker(NamedTuple):

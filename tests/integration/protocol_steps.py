@@ -28,12 +28,16 @@ class Protocol:
         self.batches: dict[tuple[UUID, int], int] = {}
         self.left: dict[int, int] = {}
         self.batch = 0
+        self.ran = 0
+        """How many statements."""
 
     def run(self, sql: Sql, **params: Any) -> list[Any]:
+        self.ran += 1
         cursor = self.connection.execute(sql.psycopg(SCHEMA).encode(), params or None)
         return cursor.fetchall() if cursor.description else []
 
     def sql(self, text: str, *params: Any) -> list[Any]:
+        self.ran += 1
         cursor = self.connection.execute(text.encode(), params or None)
         return cursor.fetchall() if cursor.description else []
 
@@ -149,14 +153,15 @@ class Protocol:
             rows = self.run(rescue.GIVE_BACK, sessions=ended) if ended else []
         return {row[0]: State(row[1]) for row in rows}
 
-    def due(self, task: UUID, kind: int = 1) -> None:
-        """The timer's time has come."""
+    def due(self, task: UUID, kind: int = 1) -> bool:
+        """The timer's time has come; whether there is one."""
         moved = self.sql(
             "UPDATE dispatcher.timers SET due_at = now() - interval '1 s' WHERE task_id = %s AND kind = %s RETURNING 1",
             task, kind,
         )  # fmt: skip
         if kind == 2 and moved:
             self.sql("UPDATE dispatcher.tasks SET expires_at = now() - interval '1 s' WHERE id = %s", task)
+        return bool(moved)
 
     def promote(self) -> tuple[int, int]:
         (row,) = self.run(timers.PROMOTE, most=100)
