@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,18 +48,24 @@ def run(
         Path | None,
         typer.Option("--keep", metavar="DIR", help="Keep data, ledgers, faults and logs in this new folder."),
     ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option("--skip", metavar="NAME", help="With all: leave this drill out; repeatable.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run two relays, four workers and a client on real servers behind a proxy, break something, check everything."""
     with guard():
         from dispatcher.drill.drills import DRILLS
 
-        if name != "all" and name not in DRILLS:
-            raise ConfigurationError(f"there is no drill {name!r}; see: dispatcher drill list")
+        for each in (name, *(skip or ())):
+            if each not in DRILLS and (each != "all" or each in (skip or ())):
+                raise ConfigurationError(f"there is no drill {each!r}; see: dispatcher drill list")
+        if skip and name != "all":
+            raise ConfigurationError("--skip goes with: dispatcher drill run all")
         seed = secrets.randbelow(1 << 31) if seed is None else seed
         folder = None if keep is None else keep.absolute()
         good = True
-        for each in DRILLS if name == "all" else [name]:
+        for each in [each for each in DRILLS if each not in (skip or ())] if name == "all" else [name]:
             own = folder / each if folder is not None and name == "all" else folder
             good = _run(each, tasks, kills, seed, own, json) and good
     if not good:
@@ -126,7 +133,8 @@ def _run(name: str, tasks: int | None, kills: int | None, seed: int, keep: Path 
     with opened(keep, plan) as place:
         course = perform(place, drill, lambda text: note(f"[{time.monotonic() - began:5.1f} s] {text}"))
         verdict = check(place, course)
-    _show(verdict, keep, json, time.monotonic() - began)
+        versions = place.versions
+    _show(verdict, keep, json, time.monotonic() - began, versions)
     return verdict.ok
 
 
@@ -146,7 +154,7 @@ def check(
         began = time.monotonic()
         with reopened(folder.absolute()) as place:
             verdict = check(place)
-            _show(verdict, folder, json, time.monotonic() - began)
+            _show(verdict, folder, json, time.monotonic() - began, place.versions)
             if serve:
                 note(f"database: {place.direct.database_url}\nNATS: {place.direct.nats_url}\nCtrl-C ends them")
                 while True:
@@ -155,10 +163,34 @@ def check(
         raise SystemExit(1)
 
 
-def _show(verdict: Any, kept: Path | None, json: bool, seconds: float) -> None:
+@app.command("table")
+def table_(
+    results: Annotated[Path, typer.Argument(metavar="FILE", help="What `dispatcher drill run all --json` printed.")],
+    into: Annotated[
+        Path | None,
+        typer.Option("--into", metavar="PAGE", help="Put it between <!-- table --> and <!-- /table --> in this file."),
+    ] = None,
+) -> None:
+    """Make the Markdown table of docs/fault-campaign.md from the results of a campaign."""
+    with guard():
+        from dispatcher.drill.table import markdown, put, read_results
+
+        found = read_results(results)
+        if into is None:
+            print(markdown(found), end="")
+        else:
+            put(found, into)
+
+
+def _show(verdict: Any, kept: Path | None, json: bool, seconds: float, versions: str) -> None:
+    from dispatcher.bench.facts import machine
     from dispatcher.drill.report import report
 
     if json:
-        emit_line({**verdict.to_json(), "seconds": round(seconds, 1), "kept": None if kept is None else str(kept)})
+        where = {name: machine()[name] for name in ("cores", "cpu")}
+        emit_line({
+            **verdict.to_json(), "seconds": round(seconds, 1), "kept": None if kept is None else str(kept),
+            "date": f"{datetime.now(UTC):%Y-%m-%d}", "servers": versions, **where,
+        })  # fmt: skip
     else:
         print(report(verdict, kept, seconds), flush=True)

@@ -57,7 +57,7 @@ def perform(place: Place, drill: Drill, say: Callable[[str], None]) -> Course:
     """Run the drill to its end.  Raises ``DispatcherError`` when processes cannot be started or do not obey."""
     prepare(place.direct)
     with psycopg.connect(place.direct.database_url or "", autocommit=True) as connection:
-        make_tables(connection)
+        make_tables(connection, place.plan.schema)
     fleet = Fleet(place)
     ground = Ground(place, fleet, random.Random(place.plan.seed))
     course = Course(place.plan.kills)

@@ -34,10 +34,11 @@ def _only(fault: Fault) -> tuple[tuple[Fault, int], ...]:
     return ((fault, 1),)
 
 
+# relays first: while no leader lives long, nobody is rescued
 _POINTS = (
+    "relay.before_publish", "relay.after_send", "relay.after_puback", "relay.after_commit", "relay.after_rescue",
     "worker.before_claim", "worker.after_claim", "handler.before_effect", "handler.after_effect",
-    "worker.before_settle", "worker.after_settle", "worker.after_ack", "relay.before_publish", "relay.after_send",
-    "relay.after_puback", "relay.after_commit", "relay.after_rescue",
+    "worker.before_settle", "worker.after_settle", "worker.after_ack",
 )  # fmt: skip
 _MIXED: tuple[tuple[Fault, int], ...] = (
     (process.kill_worker, 34), (process.kill_relay, 20), (process.kill_client, 5), (process.freeze_worker, 6),
@@ -61,6 +62,7 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             "SIGKILL at each named moment of worker, handler and relay",
             _only(process.kill_point(*_POINTS)),
             kills=len(_POINTS),
+            gap=(0.2, 0.6),
             rescues_victims_only=False,
         ),
         "freeze-worker": Drill(

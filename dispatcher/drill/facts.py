@@ -15,7 +15,7 @@ from dispatcher.drill.tasks import CANARY
 from state.audit import CHECKS
 from state.audit_sides import AGREEMENTS, QUIET
 
-__all__ = ["Facts", "Task", "gather"]
+__all__ = ["Event", "Facts", "Task", "gather"]
 
 _TASKS = """
 SELECT t.id::text, (convert_from(t.args, 'UTF8')::jsonb ->> 'order')::bigint, y.name, t.state, t.attempt, t.tries,
@@ -30,6 +30,10 @@ FROM {s}.task_events ORDER BY task_id, seq
 _RESCUED = """
 SELECT l.worker, count(*) FROM {s}.task_events e JOIN {s}.session_log l ON l.session_id = e.session_id
 WHERE e.from_state = 4 AND e.reason = 3 GROUP BY 1
+"""
+_PUBLISHED = """
+SELECT id::text, extract(epoch FROM p.began)::float8, extract(epoch FROM p.confirmed)::float8
+FROM {sink}.published p, unnest(p.task_ids) AS t (id) ORDER BY p.confirmed
 """
 _OFFERS = "SELECT task_id::text, attempt, accepted FROM {sink}.offers ORDER BY id"
 _SHOWN = """
@@ -75,6 +79,8 @@ class Facts:
     events: dict[str, list[Event]]
     offers: list[tuple[str, int, bool]]
     """What the sink was offered, in its order: task, attempt, accepted."""
+    published: Mapping[str, list[tuple[float, float]]]
+    """When the relay began and when the broker had confirmed each publish of a task, in order."""
     client: list[Line]
     worker: list[Line]
     rescued: Mapping[str, int]
@@ -112,11 +118,15 @@ def gather(database_url: str, schema: str, root: Path, faults: list[dict[str, An
         events: dict[str, list[Event]] = {}
         for row in rows(_EVENTS):
             events.setdefault(row[0], []).append(Event(*row))
+        published: dict[str, list[tuple[float, float]]] = {}
+        for task, began, confirmed in rows(_PUBLISHED):
+            published.setdefault(task, []).append((began, confirmed))
         searched = rows(_SHOWN, {"canary": f"%{CANARY}%"})
         files, places = _search(root)
         return Facts(
             tasks={row[0]: Task(*row) for row in rows(_TASKS)},
             events=events,
+            published=published,
             offers=[(row[0], row[1], row[2]) for row in rows(_OFFERS)],
             client=list(read(root / "ledger", "client")),
             worker=list(read(root / "ledger", "worker")),

@@ -61,10 +61,10 @@ def kill_broker(ground: Ground) -> Struck | None:
 
 def wipe_broker(ground: Ground) -> Struck | None:
     """SIGKILL, and the store is deleted before the next start: stream, consumers and messages are gone."""
-    before = _messages(ground)
+    before, hit = _messages(ground), time.time()
     ground.place.servers.kill_nats()
     ground.place.servers.restart_nats(wipe=True)
-    return Struck("wipe-broker", "store", {"messages_lost": before})
+    return Struck("wipe-broker", "store", {"messages_lost": before}, hit=hit)
 
 
 def broker_outage(ground: Ground) -> Struck | None:
@@ -98,6 +98,7 @@ def restore_old_store(ground: Ground) -> Struck | None:
         shutil.copytree(store, old)
         servers.restart_nats()
         ground.wait(1.5)
+    hit = time.time()
     servers.kill_nats()
     newer = ground.place.root / "newer-store"
     store.rename(newer)
@@ -105,7 +106,7 @@ def restore_old_store(ground: Ground) -> Struck | None:
     shutil.rmtree(old)
     newer.rename(old)  # the next time this one comes back
     servers.restart_nats()
-    return Struck("restore-old-broker-store", "store")
+    return Struck("restore-old-broker-store", "store", hit=hit)
 
 
 def corrupt_broker_file(ground: Ground) -> Struck | None:
@@ -135,9 +136,8 @@ def _damage(ground: Ground, path: Path) -> dict[str, Any]:
 
 def fill_broker(ground: Ground) -> Struck | None:
     """No worker takes anything until the stream is full and refuses; then workers come back."""
-    fleet = ground.fleet
-    for name in fleet.names("worker"):
-        fleet.processes.stop([name])
+    fleet, began = ground.fleet, time.monotonic()
+    fleet.processes.stop(fleet.names("worker"))
 
     def is_full() -> bool:
         ground.more_work(3)
@@ -147,7 +147,8 @@ def fill_broker(ground: Ground) -> Struck | None:
     held = _messages(ground)
     waiting = ground.rows("SELECT count(*) FROM {s}.outbox")[0][0]
     fleet.wait_ready([fleet.start_worker() for _ in range(WORKERS)])
-    return Struck("fill-broker-disk", "stream", {"messages": held, "outbox": waiting}) if full else None
+    found = {"messages": held, "outbox": waiting}
+    return Struck("fill-broker-disk", "stream", found, held=time.monotonic() - began) if full else None
 
 
 def _stream(ground: Ground) -> str:
@@ -188,7 +189,7 @@ def delete_consumer(ground: Ground) -> Struck | None:
     until = time.monotonic() + _REPAIRED_SECONDS
     while (name := ground.with_bus(work)) is None and time.monotonic() < until:
         ground.wait(0.2)
-    return None if name is None else Struck("delete-consumer", name)
+    return None if name is None else Struck("delete-consumer", name, hit=time.time())
 
 
 def duplicate_delivery(ground: Ground) -> Struck | None:
@@ -225,8 +226,10 @@ def stale_ack(ground: Ground) -> Struck | None:
         for reply, verb in zip(chosen, verbs, strict=True):
             await bus.publish(reply, verb)
 
+    hit = time.time()
     ground.with_bus(send)
-    return Struck("stale-ack", f"{len(chosen)} deliveries", {verb.decode(): verbs.count(verb) for verb in _VERBS})
+    sent = {verb.decode(): verbs.count(verb) for verb in _VERBS}
+    return Struck("stale-ack", f"{len(chosen)} deliveries", sent, hit=hit)
 
 
 def _listener(heard: deque[str]) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from dispatcher.drill.ground import Fault, Ground, Struck
 from dispatcher.drill.proxy import Proxy
 
@@ -41,8 +43,9 @@ def unknown_commit(ground: Ground) -> Struck | None:
     # what a client sends in a transaction of its own counts at its COMMIT; our statements are transactions themselves
     proxy.swallow(role, b"COMMIT" if role == "drill client" else b"")
     done = ground.until(lambda: len(proxy.swallowed) > before, _SWALLOW_SECONDS)
+    hit = time.time()
     proxy.heal()
-    return Struck("unknown-commit", role, {"session": proxy.swallowed[-1]}) if done else None
+    return Struck("unknown-commit", role, {"session": proxy.swallowed[-1]}, hit=hit) if done else None
 
 
 def _chosen(ground: Ground) -> tuple[str, Proxy]:

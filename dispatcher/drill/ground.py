@@ -31,6 +31,8 @@ class Struck:
     detail: dict[str, Any] = field(default_factory=dict)
     held: float = 0.0
     """Seconds for which the drill kept the cause up: they are not part of the recovery."""
+    hit: float | None = None
+    """The moment (seconds since the epoch) at which it really struck, if the drill had to wait for one."""
 
 
 Fault = Callable[["Ground"], "Struck | None"]
@@ -61,7 +63,9 @@ class Ground:
         struck = fault(self)
         if struck is None:
             return False
-        entry = {"number": len(self.done) + 1, "at": at, "seconds": round(time.time() - at, 3), **asdict(struck)}
+        found = asdict(struck)
+        at = found.pop("hit") or at
+        entry = {"number": len(self.done) + 1, "at": at, "seconds": round(time.time() - at, 3), **found}
         self.done.append(entry)
         self.place.note_fault(entry)
         return True

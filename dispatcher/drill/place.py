@@ -10,7 +10,6 @@ servers/       data of PostgreSQL and NATS
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -74,10 +73,7 @@ class Place:
     @property
     def versions(self) -> str:
         """Of the servers, for people."""
-        return (
-            f"PostgreSQL {self.servers.postgres_version}, nats-server {self.servers.nats_version},"
-            f" {os.cpu_count()} cores"
-        )
+        return f"PostgreSQL {self.servers.postgres_version}, nats-server {self.servers.nats_version}"
 
     def note_fault(self, fault: dict[str, Any]) -> None:
         """Remember a fault that certainly happened."""
