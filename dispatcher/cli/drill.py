@@ -55,21 +55,37 @@ def run(
 ) -> None:
     """Run two relays, four workers and a client on real servers behind a proxy, break something, check everything."""
     with guard():
-        from dispatcher.drill.drills import DRILLS
-
-        for each in (name, *(skip or ())):
-            if each not in DRILLS and (each != "all" or each in (skip or ())):
-                raise ConfigurationError(f"there is no drill {each!r}; see: dispatcher drill list")
-        if skip and name != "all":
-            raise ConfigurationError("--skip goes with: dispatcher drill run all")
+        chosen = _chosen(name, skip or [])
         seed = secrets.randbelow(1 << 31) if seed is None else seed
         folder = None if keep is None else keep.absolute()
-        good = True
-        for each in [each for each in DRILLS if each not in (skip or ())] if name == "all" else [name]:
-            own = folder / each if folder is not None and name == "all" else folder
-            good = _run(each, tasks, kills, seed, own, json) and good
+        if name != "all":
+            good = _run(name, tasks, kills, seed, folder, json)
+        else:
+            good = all([_run_one(each, tasks, kills, seed, folder and folder / each, json) for each in chosen])
     if not good:
         raise SystemExit(1)
+
+
+def _chosen(name: str, skip: list[str]) -> list[str]:
+    from dispatcher.drill.drills import DRILLS
+
+    for each in ([] if name == "all" else [name]) + skip:
+        if each not in DRILLS:
+            raise ConfigurationError(f"there is no drill {each!r}; see: dispatcher drill list")
+    if skip and name != "all":
+        raise ConfigurationError("--skip goes with: dispatcher drill run all")
+    return [each for each in DRILLS if each not in skip]
+
+
+def _run_one(name: str, tasks: int | None, kills: int | None, seed: int, keep: Path | None, json: bool) -> bool:
+    """One of many: if it cannot be done to its end, the others still are."""
+    try:
+        return _run(name, tasks, kills, seed, keep, json)
+    except DispatcherError as error:
+        note(f"{name}: {error}")
+        if json:
+            emit_line({"ok": False, "drill": name, "seed": seed, "error": str(error)})
+        return False
 
 
 @app.command()

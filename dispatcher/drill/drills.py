@@ -79,6 +79,7 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
         "wipe-broker": Drill(
             "SIGKILL to nats-server and its store deleted, with default settings",
             _only(broker.wipe_broker),
+            tasks=5000,
             kills=8,
             gap=(0.5, 5.0),
             default_settings=True,

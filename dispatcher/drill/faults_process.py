@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from dispatcher.drill.fleet import RELAYS
 from dispatcher.drill.ground import Fault, Ground, Struck
+from dispatcher.errors import BusError
 from state.locks import LEADER, advisory_key
 
 __all__ = [
@@ -155,10 +157,14 @@ def kill_at(point: str) -> Fault:
 
 
 def _driven(ground: Ground, armed: str, *, needs_orphans: bool) -> bool:
-    """Whether the process got to its moment: there is work for it until it does, and if need be for the rescuer."""
+    """Whether the process got to its moment: there is work for it once it is there, and if need be for the rescuer."""
     until = time.monotonic() + _REACH_SECONDS
+    there = armed.startswith("relay")
     while not (dead := ground.fleet.wait_for_death(armed, 0.25)) and time.monotonic() < until:
-        ground.more_work(_WORK)
+        with suppress(BusError, TimeoutError):  # the broker is on its way back from the fault before
+            there = there or armed in ground.fleet.answering()
+        if there:
+            ground.more_work(_WORK)
         if needs_orphans:
             needs_orphans = not _orphan_something(ground)
     return dead

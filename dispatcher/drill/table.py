@@ -31,16 +31,19 @@ def read_results(path: Path) -> list[dict[str, Any]]:
 
 
 def markdown(results: Iterable[dict[str, Any]]) -> str:
-    """When and where, one row for each drill, and what did not hold."""
+    """When and where, one row for each drill, and what did not hold.  Raises ``ConfigurationError``."""
     found = list(results)
-    first = found[0]
+    done = [result for result in found if "error" not in result]
+    if not done:
+        raise ConfigurationError("not one drill came to its end")
+    first = done[0]
     lines = [
         f"{first['date']}, {first['cores']} cores, {first['cpu']}; {first['servers']}; {len(found)} drills,"
-        f" {sum(result['seconds'] for result in found) / 60:.0f} minutes. {_summary(found)}",
+        f" {sum(result['seconds'] for result in done) / 60:.0f} minutes. {_summary(found)}",
         "",
         *_HEAD,
     ]
-    return "\n".join([*lines, *map(_row, found)]) + "\n"
+    return "\n".join([*lines, *map(_row, done)]) + "\n"
 
 
 def put(results: Iterable[dict[str, Any]], page: Path) -> None:
