@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from dispatcher.cli.options import Json
+from dispatcher.cli.options import Json, load_settings, require_database, require_nats
 from dispatcher.cli.output import emit, emit_line, guard, note, table
 from dispatcher.errors import ConfigurationError, DispatcherError
+from dispatcher.settings import Settings
 
 __all__ = ["app"]
 
@@ -51,22 +52,37 @@ def run(
     skip: Annotated[
         list[str] | None, typer.Option("--skip", metavar="NAME", help="With all: leave this drill out; repeatable.")
     ] = None,
+    configured: Annotated[
+        bool,
+        typer.Option(
+            "--configured",
+            help="On the servers of DISPATCHER_DATABASE_URL and DISPATCHER_NATS_URL, in a schema of its own.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Run two relays, four workers and a client on real servers behind a proxy, break something, check everything."""
     with guard():
-        chosen = _chosen(name, skip or [])
+        theirs = _configured() if configured else None
+        chosen = _chosen(name, skip or [], configured)
         seed = secrets.randbelow(1 << 31) if seed is None else seed
         folder = None if keep is None else keep.absolute()
         if name != "all":
-            good = _run(name, tasks, kills, seed, folder, json)
+            good = _run(name, tasks, kills, seed, folder, theirs, json)
         else:
-            good = all([_run_one(each, tasks, kills, seed, folder and folder / each, json) for each in chosen])
+            good = all([_run_one(each, tasks, kills, seed, folder and folder / each, theirs, json) for each in chosen])
     if not good:
         raise SystemExit(1)
 
 
-def _chosen(name: str, skip: list[str]) -> list[str]:
+def _configured() -> Settings:
+    settings = load_settings()
+    require_database(settings)
+    require_nats(settings)
+    return settings
+
+
+def _chosen(name: str, skip: list[str], configured: bool) -> list[str]:
     from dispatcher.drill.drills import DRILLS
 
     for each in ([] if name == "all" else [name]) + skip:
@@ -74,13 +90,20 @@ def _chosen(name: str, skip: list[str]) -> list[str]:
             raise ConfigurationError(f"there is no drill {each!r}; see: dispatcher drill list")
     if skip and name != "all":
         raise ConfigurationError("--skip goes with: dispatcher drill run all")
-    return [each for each in DRILLS if each not in skip]
+    refused = [each for each, drill in DRILLS.items() if configured and drill.needs_own_servers]
+    if name in refused:
+        raise ConfigurationError(f"{name} ends or damages servers; it is not done to yours: leave out --configured")
+    if refused and name == "all":
+        note(f"left out, because they end or damage servers: {', '.join(refused)}")
+    return [each for each in DRILLS if each not in (*skip, *refused)]
 
 
-def _run_one(name: str, tasks: int | None, kills: int | None, seed: int, keep: Path | None, json: bool) -> bool:
+def _run_one(
+    name: str, tasks: int | None, kills: int | None, seed: int, keep: Path | None, theirs: Settings | None, json: bool
+) -> bool:
     """One of many: if it cannot be done to its end, the others still are."""
     try:
-        return _run(name, tasks, kills, seed, keep, json)
+        return _run(name, tasks, kills, seed, keep, theirs, json)
     except DispatcherError as error:
         note(f"{name}: {error}")
         if json:
@@ -134,7 +157,9 @@ def _hunt(name: str, runs: int) -> dict[str, Any] | None:
     return None
 
 
-def _run(name: str, tasks: int | None, kills: int | None, seed: int, keep: Path | None, json: bool) -> bool:
+def _run(
+    name: str, tasks: int | None, kills: int | None, seed: int, keep: Path | None, theirs: Settings | None, json: bool
+) -> bool:
     from dispatcher.drill.checker import check
     from dispatcher.drill.course import perform
     from dispatcher.drill.drills import DRILLS
@@ -146,7 +171,7 @@ def _run(name: str, tasks: int | None, kills: int | None, seed: int, keep: Path 
     plan = Plan(
         name, tasks or drill.tasks, kills or drill.kills, seed, drill.default_settings, drill.streams
     )  # fmt: skip
-    with opened(keep, plan) as place:
+    with opened(keep, plan, theirs) as place:
         course = perform(place, drill, lambda text: note(f"[{time.monotonic() - began:5.1f} s] {text}"))
         verdict = check(place, course)
         versions = place.versions

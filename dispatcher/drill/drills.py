@@ -26,6 +26,8 @@ class Drill:
     """Seconds after a fault before new work comes and the next fault follows."""
     default_settings: bool = False
     streams: str = ""
+    needs_own_servers: bool = False
+    """Whether it ends or damages the servers themselves: not to be done to servers that others may use."""
     rescues_victims_only: bool = True
     """Whether only workers that the drill killed or froze may seem to have died, and an orderly stop costs no try."""
 
@@ -74,8 +76,15 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             kills=5,
             gap=(1.0, 3.0),
         ),
-        "kill-broker": Drill("SIGKILL to nats-server", _only(broker.kill_broker), kills=20, gap=(0.5, 1.5)),
-        "freeze-broker": Drill("SIGSTOP to nats-server for longer than a lease", _only(broker.freeze_broker), kills=3),
+        "kill-broker": Drill(
+            "SIGKILL to nats-server", _only(broker.kill_broker), kills=20, gap=(0.5, 1.5), needs_own_servers=True
+        ),
+        "freeze-broker": Drill(
+            "SIGSTOP to nats-server for longer than a lease",
+            _only(broker.freeze_broker),
+            kills=3,
+            needs_own_servers=True,
+        ),
         "wipe-broker": Drill(
             "SIGKILL to nats-server and its store deleted, with default settings",
             _only(broker.wipe_broker),
@@ -85,13 +94,18 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             default_settings=True,
         ),
         "restore-old-broker-store": Drill(
-            "an old copy of the broker's store comes back", _only(broker.restore_old_store), kills=5, gap=(1.0, 4.0)
+            "an old copy of the broker's store comes back",
+            _only(broker.restore_old_store),
+            kills=5,
+            gap=(1.0, 4.0),
+            needs_own_servers=True,
         ),
         "corrupt-broker-file": Drill(
             "bits flipped and tails cut in the broker's files",
             _only(broker.corrupt_broker_file),
             kills=8,
             gap=(1.0, 4.0),
+            needs_own_servers=True,
         ),
         "fill-broker-disk": Drill(
             "the stream is full and refuses until workers come",
@@ -103,7 +117,9 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
         "delete-consumer": Drill(
             "consumers deleted under live workers", _only(broker.delete_consumer), kills=8, gap=(2.0, 4.0)
         ),
-        "broker-outage": Drill("seconds without a broker", _only(broker.broker_outage), kills=6),
+        "broker-outage": Drill(
+            "seconds without a broker", _only(broker.broker_outage), kills=6, needs_own_servers=True
+        ),
         "duplicate-delivery": Drill(
             "copies of messages for tasks in any state", _only(broker.duplicate_delivery), kills=20
         ),
@@ -111,7 +127,12 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             "ACK, NAK, TERM and in-progress for the deliveries of others", _only(broker.stale_ack), kills=10
         ),
         "kill-database": Drill(
-            "SIGKILL to PostgreSQL", _only(database.kill_database), kills=8, gap=(1.0, 6.0), rescues_victims_only=False
+            "SIGKILL to PostgreSQL",
+            _only(database.kill_database),
+            kills=8,
+            gap=(1.0, 6.0),
+            needs_own_servers=True,
+            rescues_victims_only=False,
         ),
         "terminate-sessions": Drill(
             "pg_terminate_backend for a good part of all sessions",
@@ -135,7 +156,15 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             rescues_victims_only=False,
         ),
         "rolling-deploy": Drill("processes replaced in order, one after another", _only(process.deploy), kills=10),
-        "mixed": Drill("all of it at random", _MIXED, tasks=2000, kills=40, gap=(0.0, 0.5), rescues_victims_only=False),
+        "mixed": Drill(
+            "all of it at random",
+            _MIXED,
+            tasks=2000,
+            kills=40,
+            gap=(0.0, 0.5),
+            needs_own_servers=True,
+            rescues_victims_only=False,
+        ),
     }
 )
 """By name, in the order in which ``all`` runs them."""
