@@ -55,7 +55,7 @@ _MIXED: tuple[tuple[Fault, int], ...] = (
 DRILLS: Mapping[str, Drill] = MappingProxyType(
     {
         "kill-worker": Drill(
-            "SIGKILL to workers with tasks in their hands", _only(process.kill_worker), kills=15, gap=(1.5, 3.5)
+            "SIGKILL to workers with tasks in their hands", _only(process.kill_worker), kills=15, gap=(1.0, 3.0)
         ),
         "kill-relay": Drill(
             "SIGKILL to relays, mostly the leader", _only(process.kill_relay), kills=12, gap=(2.0, 3.0)
