@@ -23,13 +23,15 @@ from dispatcher.streams.config import DEFAULT_STREAM
 __all__ = ["CALM_SECONDS", "Course", "perform"]
 
 CALM_SECONDS = 60.0
-"""After the last fault, for every task to end."""
+"""After the last fault, for every task to end that was there; and for the others after the last one was created."""
+_CLIENT_SECONDS = 180.0
+"""For the client to create what is left: how fast it does is no matter of recovery."""
 _QUIET_SECONDS = 60.0
 """After that, for the last lease to end and the broker to forget what it redelivers."""
 _UNDER_WAY_SECONDS = (0.05, 0.5)
 """Between new work and the fault, which should hit while that work is under way."""
 _TRIES = 4
-_NOT_FINAL = "SELECT count(*) FROM {s}.tasks WHERE state < 6"
+_NOT_FINAL = "SELECT count(*) FROM {s}.tasks WHERE state < 6 AND created_at <= %s"
 _BUSY = """
 SELECT (SELECT count(*) FROM {s}.outbox) + (SELECT count(*) FROM {s}.sessions) + (SELECT count(*) FROM {s}.claims)
 """
@@ -42,7 +44,7 @@ class Course:
     asked: int
     done: int = 0
     stuck: int = 0
-    """Tasks that were not final a minute after the last fault."""
+    """Tasks that were not final a minute after the last fault was over, or after the last task was created."""
     published: bool = True
     calm_after: float | None = None
     """Seconds from the last fault until every task was final."""
@@ -105,21 +107,24 @@ def _done(ground: Ground, fault: Fault) -> bool:
 
 
 def _calm_down(ground: Ground, course: Course) -> None:
-    """The last tasks arrive; a minute later everything has to be final."""
+    """The last tasks arrive; what was there when the last fault was over has a minute to be final, so have they."""
     ground.undo_everything()
     ground.place.database_proxy.heal()
     ground.place.nats_proxy.heal()
     began = time.monotonic()
-
+    [[over]] = ground.rows("SELECT clock_timestamp()")
     ground.fleet.tell_client(ground.place.plan.tasks)
 
-    def all_final() -> bool:
-        return ground.fleet.published and not ground.rows(_NOT_FINAL)[0][0]
+    def unfinished(until: str) -> int:
+        return int(ground.rows(_NOT_FINAL, until)[0][0])
 
-    if ground.until(all_final, CALM_SECONDS):
-        course.calm_after = round(time.monotonic() - began, 2)
+    if not ground.until(lambda: not unfinished(over), CALM_SECONDS):
+        course.stuck = unfinished(over)
+    ground.until(lambda: ground.fleet.published, _CLIENT_SECONDS)
     course.published = ground.fleet.published
-    course.stuck = ground.rows(_NOT_FINAL)[0][0]
+    if ground.until(lambda: not unfinished("infinity"), CALM_SECONDS) and course.published:
+        course.calm_after = round(time.monotonic() - began, 2)
+    course.stuck = max(course.stuck, unfinished("infinity"))
     # workers that were killed last may have sessions that have not ended yet
     ground.until(lambda: not ground.rows(_BUSY)[0][0] and not sum(_broker(ground).values()), _QUIET_SECONDS)
     if not course.published:
