@@ -16,6 +16,7 @@ from dispatcher.drill.drills import Drill
 from dispatcher.drill.fleet import Fleet
 from dispatcher.drill.ground import Fault, Ground
 from dispatcher.drill.place import Place
+from dispatcher.drill.publishes import note_publishes
 from dispatcher.drill.sink import make_tables
 from dispatcher.errors import BusError, DispatcherError
 from dispatcher.streams.config import DEFAULT_STREAM
@@ -59,7 +60,8 @@ def perform(place: Place, drill: Drill, say: Callable[[str], None]) -> Course:
     """Run the drill to its end.  Raises ``DispatcherError`` when processes cannot be started or do not obey."""
     prepare(place.direct)
     with psycopg.connect(place.direct.database_url or "", autocommit=True) as connection:
-        make_tables(connection, place.plan.schema)
+        make_tables(connection)
+        note_publishes(connection, place.plan.schema)
     fleet = Fleet(place)
     ground = Ground(place, fleet, random.Random(place.plan.seed))
     course = Course(place.plan.kills)

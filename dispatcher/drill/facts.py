@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from dispatcher.dev.ledger import Line, read
+from dispatcher.drill.publishes import PUBLISHED
 from dispatcher.drill.sink import SCHEMA
 from dispatcher.drill.tasks import CANARY
 from state.audit import CHECKS
@@ -30,10 +31,6 @@ FROM {s}.task_events ORDER BY task_id, seq
 _RESCUED = """
 SELECT l.worker, count(*) FROM {s}.task_events e JOIN {s}.session_log l ON l.session_id = e.session_id
 WHERE e.from_state = 4 AND e.reason = 3 GROUP BY 1
-"""
-_PUBLISHED = """
-SELECT id::text, extract(epoch FROM p.began)::float8, extract(epoch FROM p.confirmed)::float8
-FROM {sink}.published p, unnest(p.task_ids) AS t (id) ORDER BY p.confirmed
 """
 _OFFERS = "SELECT task_id::text, attempt, accepted FROM {sink}.offers ORDER BY id"
 _SHOWN = """
@@ -119,7 +116,7 @@ def gather(database_url: str, schema: str, root: Path, faults: list[dict[str, An
         for row in rows(_EVENTS):
             events.setdefault(row[0], []).append(Event(*row))
         published: dict[str, list[tuple[float, float]]] = {}
-        for task, began, confirmed in rows(_PUBLISHED):
+        for task, began, confirmed in rows(PUBLISHED):
             published.setdefault(task, []).append((began, confirmed))
         searched = rows(_SHOWN, {"canary": f"%{CANARY}%"})
         files, places = _search(root)

@@ -1,8 +1,7 @@
 """A fenced sink: somebody else's system that keeps the highest attempt it has seen of each task and refuses lower ones.
 
 Its tables lie in a schema of their own and are reached past the proxy: to a handler it is another system, whose network
-is not the one that the drill breaks.  Beside them lies what the dispatch log itself forgets: when each message was
-confirmed.
+is not the one that the drill breaks.
 """
 
 from __future__ import annotations
@@ -27,18 +26,6 @@ CREATE TABLE {SCHEMA}.highest (task_id uuid PRIMARY KEY, attempt int NOT NULL);
 CREATE TABLE {SCHEMA}.offers (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, task_id uuid NOT NULL, attempt int NOT NULL,
     accepted boolean NOT NULL, pid int NOT NULL);
-CREATE TABLE {SCHEMA}.published (
-    lane_id int NOT NULL, task_ids uuid[] NOT NULL, began timestamptz NOT NULL, confirmed timestamptz NOT NULL);
-"""
-# Deferred: a relay commits when the broker has confirmed every message of the batch.
-_NOTE = f"""
-CREATE FUNCTION {SCHEMA}.note() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO {SCHEMA}.published VALUES (NEW.lane_id, NEW.task_ids, NEW.published_at, clock_timestamp());
-    RETURN NULL;
-END $$;
-CREATE CONSTRAINT TRIGGER drill_published AFTER INSERT ON {{s}}.dispatch_log
-    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {SCHEMA}.note();
 """
 _OFFER = f"""
 WITH taken AS (
@@ -55,10 +42,9 @@ _AGAIN_SECONDS = 0.2
 _ARGUMENTS = {"autocommit": True, "application_name": "drill sink", "connect_timeout": 5}
 
 
-def make_tables(connection: psycopg.Connection[Any], schema: str) -> None:
-    """Create the sink, and the note of every publish in this schema."""
+def make_tables(connection: psycopg.Connection[Any]) -> None:
+    """Create the sink."""
     connection.execute(_TABLES.encode())
-    connection.execute(_NOTE.format(s=schema).encode())
 
 
 class Sink:
