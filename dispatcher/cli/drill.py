@@ -6,14 +6,16 @@ import logging
 import secrets
 import time
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from dispatcher.cli.options import Json
+from dispatcher.cli.options import Json, load_settings, require_database, require_nats
 from dispatcher.cli.output import emit, emit_line, guard, note, table
-from dispatcher.errors import ConfigurationError
+from dispatcher.errors import ConfigurationError, DispatcherError
+from dispatcher.settings import Settings
 
 __all__ = ["app"]
 
@@ -48,22 +50,66 @@ def run(
         Path | None,
         typer.Option("--keep", metavar="DIR", help="Keep data, ledgers, faults and logs in this new folder."),
     ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option("--skip", metavar="NAME", help="With all: leave this drill out; repeatable.")
+    ] = None,
+    configured: Annotated[
+        bool,
+        typer.Option(
+            "--configured",
+            help="On the servers of DISPATCHER_DATABASE_URL and DISPATCHER_NATS_URL, in a schema of its own.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Run two relays, four workers and a client on real servers behind a proxy, break something, check everything."""
     with guard():
-        from dispatcher.drill.drills import DRILLS
-
-        if name != "all" and name not in DRILLS:
-            raise ConfigurationError(f"there is no drill {name!r}; see: dispatcher drill list")
+        theirs = _configured() if configured else None
+        chosen = _chosen(name, skip or [], configured)
         seed = secrets.randbelow(1 << 31) if seed is None else seed
         folder = None if keep is None else keep.absolute()
-        good = True
-        for each in DRILLS if name == "all" else [name]:
-            own = folder / each if folder is not None and name == "all" else folder
-            good = _run(each, tasks, kills, seed, own, json) and good
+        if name != "all":
+            good = _run(name, tasks, kills, seed, folder, theirs, json)
+        else:
+            good = all([_run_one(each, tasks, kills, seed, folder and folder / each, theirs, json) for each in chosen])
     if not good:
         raise SystemExit(1)
+
+
+def _configured() -> Settings:
+    settings = load_settings()
+    require_database(settings)
+    require_nats(settings)
+    return settings
+
+
+def _chosen(name: str, skip: list[str], configured: bool) -> list[str]:
+    from dispatcher.drill.drills import DRILLS
+
+    for each in ([] if name == "all" else [name]) + skip:
+        if each not in DRILLS:
+            raise ConfigurationError(f"there is no drill {each!r}; see: dispatcher drill list")
+    if skip and name != "all":
+        raise ConfigurationError("--skip goes with: dispatcher drill run all")
+    refused = [each for each, drill in DRILLS.items() if configured and drill.needs_own_servers]
+    if name in refused:
+        raise ConfigurationError(f"{name} ends or damages servers; it is not done to yours: leave out --configured")
+    if refused and name == "all":
+        note(f"left out, because they end or damage servers: {', '.join(refused)}")
+    return [each for each in DRILLS if each not in (*skip, *refused)]
+
+
+def _run_one(
+    name: str, tasks: int | None, kills: int | None, seed: int, keep: Path | None, theirs: Settings | None, json: bool
+) -> bool:
+    """One of many: if it cannot be done to its end, the others still are."""
+    try:
+        return _run(name, tasks, kills, seed, keep, theirs, json)
+    except DispatcherError as error:
+        note(f"{name}: {error}")
+        if json:
+            emit_line({"ok": False, "drill": name, "seed": seed, "error": str(error)})
+        return False
 
 
 @app.command()
@@ -110,7 +156,9 @@ def _planted_text(found: list[Any], clean: list[Any]) -> str:
     return f"{shown}\n{caught} of {len(found)} planted bugs were caught"
 
 
-def _run(name: str, tasks: int | None, kills: int | None, seed: int, keep: Path | None, json: bool) -> bool:
+def _run(
+    name: str, tasks: int | None, kills: int | None, seed: int, keep: Path | None, theirs: Settings | None, json: bool
+) -> bool:
     from dispatcher.drill.checker import check
     from dispatcher.drill.course import perform
     from dispatcher.drill.drills import DRILLS
@@ -122,10 +170,11 @@ def _run(name: str, tasks: int | None, kills: int | None, seed: int, keep: Path 
     plan = Plan(
         name, tasks or drill.tasks, kills or drill.kills, seed, drill.default_settings, drill.streams
     )  # fmt: skip
-    with opened(keep, plan) as place:
+    with opened(keep, plan, theirs) as place:
         course = perform(place, drill, lambda text: note(f"[{time.monotonic() - began:5.1f} s] {text}"))
         verdict = check(place, course)
-    _show(verdict, keep, json, time.monotonic() - began)
+        versions = place.versions
+    _show(verdict, keep, json, time.monotonic() - began, versions)
     return verdict.ok
 
 
@@ -145,7 +194,7 @@ def check(
         began = time.monotonic()
         with reopened(folder.absolute()) as place:
             verdict = check(place)
-            _show(verdict, folder, json, time.monotonic() - began)
+            _show(verdict, folder, json, time.monotonic() - began, place.versions)
             if serve:
                 note(f"database: {place.direct.database_url}\nNATS: {place.direct.nats_url}\nCtrl-C ends them")
                 while True:
@@ -154,10 +203,34 @@ def check(
         raise SystemExit(1)
 
 
-def _show(verdict: Any, kept: Path | None, json: bool, seconds: float) -> None:
+@app.command("table")
+def table_(
+    results: Annotated[Path, typer.Argument(metavar="FILE", help="What `dispatcher drill run all --json` printed.")],
+    into: Annotated[
+        Path | None,
+        typer.Option("--into", metavar="PAGE", help="Put it between <!-- table --> and <!-- /table --> in this file."),
+    ] = None,
+) -> None:
+    """Make the Markdown table of docs/fault-campaign.md from the results of a campaign."""
+    with guard():
+        from dispatcher.drill.table import markdown, put, read_results
+
+        found = read_results(results)
+        if into is None:
+            print(markdown(found), end="")
+        else:
+            put(found, into)
+
+
+def _show(verdict: Any, kept: Path | None, json: bool, seconds: float, versions: str) -> None:
+    from dispatcher.bench.facts import machine
     from dispatcher.drill.report import report
 
     if json:
-        emit_line({**verdict.to_json(), "seconds": round(seconds, 1), "kept": None if kept is None else str(kept)})
+        where = {name: machine()[name] for name in ("cores", "cpu")}
+        emit_line({
+            **verdict.to_json(), "seconds": round(seconds, 1), "kept": None if kept is None else str(kept),
+            "date": f"{datetime.now(UTC):%Y-%m-%d}", "servers": versions, **where,
+        })  # fmt: skip
     else:
         print(report(verdict, kept, seconds), flush=True)

@@ -29,6 +29,7 @@ def environment(settings: Settings, extra: Mapping[str, str] | None = None) -> d
         value = getattr(settings, name)
         variable = f"DISPATCHER_{name.upper()}"
         found.pop(variable, None)
+        found.pop(f"{variable}_FILE", None)  # it has been read: both would contradict each other
         if value is not None and name != "metrics_port":  # of several children only one could have it
             found[variable] = str(value.total_seconds() if isinstance(value, timedelta) else value)
     return {**found, **(extra or {})}

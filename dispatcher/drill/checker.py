@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dispatcher.drill.course import Course
 from dispatcher.drill.drills import DRILLS
-from dispatcher.drill.facts import Facts, Task, gather
+from dispatcher.drill.facts import Facts, gather
 from dispatcher.drill.invariants import INVARIANTS, Invariant, verdict
 from dispatcher.drill.place import Place, Plan, faults_of
+from dispatcher.drill.recovery import NONE, recovery
 from state.machine import FINAL
 
 __all__ = ["Verdict", "check", "judge"]
@@ -26,7 +27,7 @@ class Verdict:
     faults: Mapping[str, int]
     """How often each kind was really done."""
     recovery: Mapping[str, dict[str, float | int | None]]
-    """By kind and for ``all``: seconds from a fault until every task that had been committed before it had ended."""
+    """By kind and for ``all``; see ``dispatcher.drill.recovery``."""
     made: int
     stuck: int
     rescued: int
@@ -71,7 +72,7 @@ class Verdict:
                 {"name": i.name, "ok": i.ok, "facts": i.facts, "violations": list(i.violations), "wrong": i.wrong}
                 for i in self.invariants
             ],
-            "recovery_s": self.recovery.get("all", {"p50": None, "p99": None, "n": 0}),
+            "recovery_s": self.recovery.get("all", NONE),
             "recovery_by_fault_s": {kind: found for kind, found in self.recovery.items() if kind != "all"},
             "faults": dict(self.faults),
             "rescued": self.rescued,
@@ -104,35 +105,10 @@ def judge(plan: Plan, facts: Facts, course: Course | None) -> Verdict:
         plan=plan,
         invariants=tuple(found),
         faults=Counter(str(fault["fault"]) for fault in facts.faults),
-        recovery=_recovery(facts),
+        recovery=recovery(facts),
         made=len(facts.tasks),
         stuck=not_final if course is None else max(course.stuck, not_final),
         rescued=sum(facts.rescued.values()),
         refused=sum(1 for _, _, accepted in facts.offers if not accepted),
         course=course,
     )
-
-
-def _recovery(facts: Facts) -> dict[str, dict[str, float | int | None]]:
-    times: dict[str, list[float]] = defaultdict(list)
-    tasks = list(facts.tasks.values())
-    for fault in facts.faults:
-        seconds = _recovered(fault, tasks)
-        times[fault["fault"]].append(seconds)
-        times["all"].append(seconds)
-    return {
-        kind: {"p50": _percentile(values, 50), "p99": _percentile(values, 99), "n": len(values)}
-        for kind, values in times.items()
-    }
-
-
-def _recovered(fault: Mapping[str, Any], tasks: list[Task]) -> float:
-    """From the fault, less the time for which the drill held it up, until all that was there before had ended."""
-    at = float(fault["at"])
-    ends = [task.finished for task in tasks if task.created <= at and task.finished is not None and task.finished > at]
-    return max(0.0, max(ends, default=at) - at - float(fault["held"]))
-
-
-def _percentile(values: list[float], percent: int) -> float | None:
-    ordered = sorted(values)
-    return round(ordered[min(len(ordered) - 1, len(ordered) * percent // 100)], 2) if ordered else None

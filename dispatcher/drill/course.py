@@ -16,6 +16,7 @@ from dispatcher.drill.drills import Drill
 from dispatcher.drill.fleet import Fleet
 from dispatcher.drill.ground import Fault, Ground
 from dispatcher.drill.place import Place
+from dispatcher.drill.publishes import note_publishes
 from dispatcher.drill.sink import make_tables
 from dispatcher.errors import BusError, DispatcherError
 from dispatcher.streams.config import DEFAULT_STREAM
@@ -23,11 +24,11 @@ from dispatcher.streams.config import DEFAULT_STREAM
 __all__ = ["CALM_SECONDS", "Course", "Patience", "perform"]
 
 CALM_SECONDS = 60.0
-"""After the last fault, for every task to end."""
+"""After the last fault, for every task to end that was there; and for the others after the last one was created."""
 _UNDER_WAY_SECONDS = (0.05, 0.5)
 """Between new work and the fault, which should hit while that work is under way."""
 _TRIES = 4
-_NOT_FINAL = "SELECT count(*) FROM {s}.tasks WHERE state < 6"
+_NOT_FINAL = "SELECT count(*) FROM {s}.tasks WHERE state < 6 AND created_at <= %s"
 _BUSY = """
 SELECT (SELECT count(*) FROM {s}.outbox) + (SELECT count(*) FROM {s}.sessions) + (SELECT count(*) FROM {s}.claims)
 """
@@ -40,6 +41,8 @@ class Patience:
     strikes: float = float("inf")
     """For all faults; those that did not come by then are left out."""
     calm: float = CALM_SECONDS
+    client: float = 180.0
+    """For the client to create what is left: how fast it does is no matter of recovery."""
     quiet: float = 60.0
     """After that, for the last lease to end and the broker to forget what it redelivers."""
 
@@ -54,7 +57,7 @@ class Course:
     asked: int
     done: int = 0
     stuck: int = 0
-    """Tasks that were not final a minute after the last fault."""
+    """Tasks that were not final a minute after the last fault was over, or after the last task was created."""
     published: bool = True
     calm_after: float | None = None
     """Seconds from the last fault until every task was final."""
@@ -70,6 +73,7 @@ def perform(place: Place, drill: Drill, say: Callable[[str], None], patience: Pa
     prepare(place.direct)
     with psycopg.connect(place.direct.database_url or "", autocommit=True) as connection:
         make_tables(connection)
+        note_publishes(connection, place.plan.schema)
     fleet = Fleet(place)
     ground = Ground(place, fleet, random.Random(place.plan.seed))
     course = Course(place.plan.kills)
@@ -119,21 +123,24 @@ def _done(ground: Ground, fault: Fault) -> bool:
 
 
 def _calm_down(ground: Ground, course: Course, patience: Patience) -> None:
-    """The last tasks arrive; a minute later everything has to be final."""
+    """The last tasks arrive; what was there when the last fault was over has a minute to be final, so have they."""
     ground.undo_everything()
     ground.place.database_proxy.heal()
     ground.place.nats_proxy.heal()
     began = time.monotonic()
-
+    [[over]] = ground.rows("SELECT clock_timestamp()")
     ground.fleet.tell_client(ground.place.plan.tasks)
 
-    def all_final() -> bool:
-        return ground.fleet.published and not ground.rows(_NOT_FINAL)[0][0]
+    def unfinished(until: str) -> int:
+        return int(ground.rows(_NOT_FINAL, until)[0][0])
 
-    if ground.until(all_final, patience.calm):
-        course.calm_after = round(time.monotonic() - began, 2)
+    if not ground.until(lambda: not unfinished(over), patience.calm):
+        course.stuck = unfinished(over)
+    ground.until(lambda: ground.fleet.published, patience.client)
     course.published = ground.fleet.published
-    course.stuck = ground.rows(_NOT_FINAL)[0][0]
+    if ground.until(lambda: not unfinished("infinity"), patience.calm) and course.published:
+        course.calm_after = round(time.monotonic() - began, 2)
+    course.stuck = max(course.stuck, unfinished("infinity"))
     # workers that were killed last may have sessions that have not ended yet
     ground.until(lambda: not ground.rows(_BUSY)[0][0] and not sum(_broker(ground).values()), patience.quiet)
     if not course.published:

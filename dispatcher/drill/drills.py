@@ -26,6 +26,8 @@ class Drill:
     """Seconds after a fault before new work comes and the next fault follows."""
     default_settings: bool = False
     streams: str = ""
+    needs_own_servers: bool = False
+    """Whether it ends or damages the servers themselves: not to be done to servers that others may use."""
     rescues_victims_only: bool = True
     """Whether only workers that the drill killed or froze may seem to have died, and an orderly stop costs no try."""
 
@@ -34,10 +36,11 @@ def _only(fault: Fault) -> tuple[tuple[Fault, int], ...]:
     return ((fault, 1),)
 
 
+# relays first: while no leader lives long, nobody is rescued
 _POINTS = (
+    "relay.before_publish", "relay.after_send", "relay.after_puback", "relay.after_commit", "relay.after_rescue",
     "worker.before_claim", "worker.after_claim", "handler.before_effect", "handler.after_effect",
-    "worker.before_settle", "worker.after_settle", "worker.after_ack", "relay.before_publish", "relay.after_send",
-    "relay.after_puback", "relay.after_commit", "relay.after_rescue",
+    "worker.before_settle", "worker.after_settle", "worker.after_ack",
 )  # fmt: skip
 _MIXED: tuple[tuple[Fault, int], ...] = (
     (process.kill_worker, 34), (process.kill_relay, 20), (process.kill_client, 5), (process.freeze_worker, 6),
@@ -52,7 +55,7 @@ _MIXED: tuple[tuple[Fault, int], ...] = (
 DRILLS: Mapping[str, Drill] = MappingProxyType(
     {
         "kill-worker": Drill(
-            "SIGKILL to workers with tasks in their hands", _only(process.kill_worker), kills=15, gap=(1.5, 3.5)
+            "SIGKILL to workers with tasks in their hands", _only(process.kill_worker), kills=15, gap=(1.0, 3.0)
         ),
         "kill-relay": Drill(
             "SIGKILL to relays, mostly the leader", _only(process.kill_relay), kills=12, gap=(2.0, 3.0)
@@ -61,6 +64,7 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             "SIGKILL at each named moment of worker, handler and relay",
             _only(process.kill_point(*_POINTS)),
             kills=len(_POINTS),
+            gap=(0.2, 0.6),
             rescues_victims_only=False,
         ),
         "freeze-worker": Drill(
@@ -72,23 +76,36 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             kills=5,
             gap=(1.0, 3.0),
         ),
-        "kill-broker": Drill("SIGKILL to nats-server", _only(broker.kill_broker), kills=20, gap=(0.5, 1.5)),
-        "freeze-broker": Drill("SIGSTOP to nats-server for longer than a lease", _only(broker.freeze_broker), kills=3),
+        "kill-broker": Drill(
+            "SIGKILL to nats-server", _only(broker.kill_broker), kills=20, gap=(0.5, 1.5), needs_own_servers=True
+        ),
+        "freeze-broker": Drill(
+            "SIGSTOP to nats-server for longer than a lease",
+            _only(broker.freeze_broker),
+            kills=3,
+            needs_own_servers=True,
+        ),
         "wipe-broker": Drill(
             "SIGKILL to nats-server and its store deleted, with default settings",
             _only(broker.wipe_broker),
+            tasks=5000,
             kills=8,
             gap=(0.5, 5.0),
             default_settings=True,
         ),
         "restore-old-broker-store": Drill(
-            "an old copy of the broker's store comes back", _only(broker.restore_old_store), kills=5, gap=(1.0, 4.0)
+            "an old copy of the broker's store comes back",
+            _only(broker.restore_old_store),
+            kills=5,
+            gap=(1.0, 4.0),
+            needs_own_servers=True,
         ),
         "corrupt-broker-file": Drill(
             "bits flipped and tails cut in the broker's files",
             _only(broker.corrupt_broker_file),
             kills=8,
             gap=(1.0, 4.0),
+            needs_own_servers=True,
         ),
         "fill-broker-disk": Drill(
             "the stream is full and refuses until workers come",
@@ -100,7 +117,9 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
         "delete-consumer": Drill(
             "consumers deleted under live workers", _only(broker.delete_consumer), kills=8, gap=(2.0, 4.0)
         ),
-        "broker-outage": Drill("seconds without a broker", _only(broker.broker_outage), kills=6),
+        "broker-outage": Drill(
+            "seconds without a broker", _only(broker.broker_outage), kills=6, needs_own_servers=True
+        ),
         "duplicate-delivery": Drill(
             "copies of messages for tasks in any state", _only(broker.duplicate_delivery), kills=20
         ),
@@ -108,7 +127,12 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             "ACK, NAK, TERM and in-progress for the deliveries of others", _only(broker.stale_ack), kills=10
         ),
         "kill-database": Drill(
-            "SIGKILL to PostgreSQL", _only(database.kill_database), kills=8, gap=(1.0, 6.0), rescues_victims_only=False
+            "SIGKILL to PostgreSQL",
+            _only(database.kill_database),
+            kills=8,
+            gap=(1.0, 6.0),
+            needs_own_servers=True,
+            rescues_victims_only=False,
         ),
         "terminate-sessions": Drill(
             "pg_terminate_backend for a good part of all sessions",
@@ -132,7 +156,15 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             rescues_victims_only=False,
         ),
         "rolling-deploy": Drill("processes replaced in order, one after another", _only(process.deploy), kills=10),
-        "mixed": Drill("all of it at random", _MIXED, tasks=2000, kills=40, gap=(0.0, 0.5), rescues_victims_only=False),
+        "mixed": Drill(
+            "all of it at random",
+            _MIXED,
+            tasks=2000,
+            kills=40,
+            gap=(0.0, 0.5),
+            needs_own_servers=True,
+            rescues_victims_only=False,
+        ),
     }
 )
 """By name, in the order in which ``all`` runs them."""

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import psycopg
 
 from dispatcher.dev.ledger import Line, read
+from dispatcher.drill.publishes import PUBLISHED
 from dispatcher.drill.sink import SCHEMA
 from dispatcher.drill.tasks import CANARY
 from state.audit import CHECKS
 from state.audit_sides import AGREEMENTS, QUIET
 
-__all__ = ["Facts", "Task", "gather"]
+__all__ = ["Event", "Facts", "Task", "gather"]
 
 _TASKS = """
 SELECT t.id::text, (convert_from(t.args, 'UTF8')::jsonb ->> 'order')::bigint, y.name, t.state, t.attempt, t.tries,
@@ -75,6 +76,8 @@ class Facts:
     events: dict[str, list[Event]]
     offers: list[tuple[str, int, bool]]
     """What the sink was offered, in its order: task, attempt, accepted."""
+    published: Mapping[str, list[tuple[float, float]]]
+    """When the relay began and when the broker had confirmed each publish of a task, in order."""
     client: list[Line]
     worker: list[Line]
     rescued: Mapping[str, int]
@@ -112,11 +115,15 @@ def gather(database_url: str, schema: str, root: Path, faults: list[dict[str, An
         events: dict[str, list[Event]] = {}
         for row in rows(_EVENTS):
             events.setdefault(row[0], []).append(Event(*row))
+        published: dict[str, list[tuple[float, float]]] = {}
+        for task, began, confirmed in rows(PUBLISHED):
+            published.setdefault(task, []).append((began, confirmed))
         searched = rows(_SHOWN, {"canary": f"%{CANARY}%"})
         files, places = _search(root)
         return Facts(
             tasks={row[0]: Task(*row) for row in rows(_TASKS)},
             events=events,
+            published=published,
             offers=[(row[0], row[1], row[2]) for row in rows(_OFFERS)],
             client=list(read(root / "ledger", "client")),
             worker=list(read(root / "ledger", "worker")),

@@ -15,6 +15,7 @@ from dispatcher.bus import Bus, Message, Outgoing
 from dispatcher.drill.fleet import WORKERS, is_stopped
 from dispatcher.drill.ground import Ground, Struck
 from dispatcher.drill.tasks import QUEUE
+from dispatcher.embedded import EmbeddedError
 from dispatcher.errors import BusError
 from dispatcher.streams.config import DEFAULT_STREAM
 from dispatcher.wire import encode
@@ -43,6 +44,8 @@ ORDER BY random() LIMIT 30
 _COPIES = 3
 _REPAIRED_SECONDS = 20.0
 """For a consumer that was deleted before to be there again."""
+_HANGS_SECONDS = 15.0
+"""A healthy server is ready in a fraction of a second."""
 _VERBS = (b"+ACK", b"-NAK", b"+TERM", b"+WPI")
 
 
@@ -51,20 +54,43 @@ def _store(ground: Ground) -> Path:
     return ground.place.servers.data_dir.resolve() / "nats"
 
 
+def _up_again(ground: Ground) -> float:
+    """Start the server again; returns the seconds that were lost with one that could not.
+
+    There is damage over which nats-server never gets ready (2.15.1 then searches a block for ever).  What its operator
+    has to do is delete the store, and so does the drill.
+    """
+    servers, began = ground.place.servers, time.monotonic()
+    if not ground.kept.get("damaged"):
+        servers.restart_nats()
+        return 0.0
+    try:
+        servers.restart_nats(patience=_HANGS_SECONDS)
+        return 0.0
+    except EmbeddedError:
+        servers.restart_nats(wipe=True)
+        return time.monotonic() - began
+
+
 def kill_broker(ground: Ground) -> Struck | None:
     """SIGKILL to nats-server; it is started again at once."""
     pid = ground.place.servers.nats_pid
     ground.place.servers.kill_nats()
-    ground.place.servers.restart_nats()
-    return Struck("kill-broker", f"nats-server {pid}")
+    return Struck("kill-broker", f"nats-server {pid}", held=_up_again(ground))
 
 
 def wipe_broker(ground: Ground) -> Struck | None:
-    """SIGKILL, and the store is deleted before the next start: stream, consumers and messages are gone."""
-    before = _messages(ground)
+    """SIGKILL, and the store is deleted before the next start: stream, consumers and messages are gone.
+
+    A server that is not ours goes on, and only the drill's stream is deleted.
+    """
+    before, hit = _messages(ground), time.time()
+    if ground.place.own is None:
+        ground.with_bus(lambda bus: bus.api(f"STREAM.DELETE.{_stream(ground)}"))
+        return Struck("wipe-broker", _stream(ground), {"messages_lost": before}, hit=hit)
     ground.place.servers.kill_nats()
     ground.place.servers.restart_nats(wipe=True)
-    return Struck("wipe-broker", "store", {"messages_lost": before})
+    return Struck("wipe-broker", "store", {"messages_lost": before}, hit=hit)
 
 
 def broker_outage(ground: Ground) -> Struck | None:
@@ -73,8 +99,7 @@ def broker_outage(ground: Ground) -> Struck | None:
     ground.place.servers.kill_nats()
     ground.wait(seconds)
     waiting = ground.rows("SELECT count(*) FROM {s}.outbox")[0][0]
-    ground.place.servers.restart_nats()
-    return Struck("broker-outage", "nats-server", {"outbox": waiting}, held=seconds)
+    return Struck("broker-outage", "nats-server", {"outbox": waiting}, held=seconds + _up_again(ground))
 
 
 def freeze_broker(ground: Ground) -> Struck | None:
@@ -96,16 +121,16 @@ def restore_old_store(ground: Ground) -> Struck | None:
     if not old.exists():
         servers.kill_nats()
         shutil.copytree(store, old)
-        servers.restart_nats()
+        _up_again(ground)
         ground.wait(1.5)
+    hit = time.time()
     servers.kill_nats()
     newer = ground.place.root / "newer-store"
     store.rename(newer)
     shutil.copytree(old, store)
     shutil.rmtree(old)
     newer.rename(old)  # the next time this one comes back
-    servers.restart_nats()
-    return Struck("restore-old-broker-store", "store")
+    return Struck("restore-old-broker-store", "store", hit=hit, held=_up_again(ground))
 
 
 def corrupt_broker_file(ground: Ground) -> Struck | None:
@@ -117,8 +142,9 @@ def corrupt_broker_file(ground: Ground) -> Struck | None:
     if files:
         path = ground.dice.choice(blocks if blocks and ground.dice.random() < 0.7 else files)
         what = {"file": str(path.relative_to(_store(ground))), **_damage(ground, path)}
-    ground.place.servers.restart_nats()
-    return Struck("corrupt-broker-file", what["file"], what) if what else None
+    ground.kept["damaged"] = True
+    held = _up_again(ground)
+    return Struck("corrupt-broker-file", what["file"], what, held=held) if what else None
 
 
 def _damage(ground: Ground, path: Path) -> dict[str, Any]:
@@ -135,9 +161,8 @@ def _damage(ground: Ground, path: Path) -> dict[str, Any]:
 
 def fill_broker(ground: Ground) -> Struck | None:
     """No worker takes anything until the stream is full and refuses; then workers come back."""
-    fleet = ground.fleet
-    for name in fleet.names("worker"):
-        fleet.processes.stop([name])
+    fleet, began = ground.fleet, time.monotonic()
+    fleet.processes.stop(fleet.names("worker"))
 
     def is_full() -> bool:
         ground.more_work(3)
@@ -147,7 +172,8 @@ def fill_broker(ground: Ground) -> Struck | None:
     held = _messages(ground)
     waiting = ground.rows("SELECT count(*) FROM {s}.outbox")[0][0]
     fleet.wait_ready([fleet.start_worker() for _ in range(WORKERS)])
-    return Struck("fill-broker-disk", "stream", {"messages": held, "outbox": waiting}) if full else None
+    found = {"messages": held, "outbox": waiting}
+    return Struck("fill-broker-disk", "stream", found, held=time.monotonic() - began) if full else None
 
 
 def _stream(ground: Ground) -> str:
@@ -188,7 +214,7 @@ def delete_consumer(ground: Ground) -> Struck | None:
     until = time.monotonic() + _REPAIRED_SECONDS
     while (name := ground.with_bus(work)) is None and time.monotonic() < until:
         ground.wait(0.2)
-    return None if name is None else Struck("delete-consumer", name)
+    return None if name is None else Struck("delete-consumer", name, hit=time.time())
 
 
 def duplicate_delivery(ground: Ground) -> Struck | None:
@@ -225,8 +251,10 @@ def stale_ack(ground: Ground) -> Struck | None:
         for reply, verb in zip(chosen, verbs, strict=True):
             await bus.publish(reply, verb)
 
+    hit = time.time()
     ground.with_bus(send)
-    return Struck("stale-ack", f"{len(chosen)} deliveries", {verb.decode(): verbs.count(verb) for verb in _VERBS})
+    sent = {verb.decode(): verbs.count(verb) for verb in _VERBS}
+    return Struck("stale-ack", f"{len(chosen)} deliveries", sent, hit=hit)
 
 
 def _listener(heard: deque[str]) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from dispatcher.drill.ground import Fault, Ground, Struck
 from dispatcher.drill.proxy import Proxy
 
@@ -9,8 +11,8 @@ __all__ = ["cut", "half_open", "kill_database", "network", "reset", "slow", "ter
 
 _TERMINATE = """
 SELECT application_name, pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name <> 'drill sink'
-  AND application_name <> 'drill' AND random() < %s
+WHERE datname = current_database() AND client_port = ANY (%s)
+  AND client_addr = (SELECT client_addr FROM pg_stat_activity WHERE pid = pg_backend_pid()) AND random() < %s
 """
 _ROLES = (
     "dispatcher worker claim", "dispatcher worker settle", "dispatcher worker claim", "dispatcher worker settle",
@@ -28,8 +30,9 @@ def kill_database(ground: Ground) -> Struck | None:
 
 
 def terminate_sessions(ground: Ground) -> Struck | None:
-    """A good part of all sessions ends at once, in whatever statement or transaction they are."""
-    ended = [name for name, done in ground.rows(_TERMINATE, ground.dice.uniform(0.2, 0.7)) if done]
+    """A good part of our processes' sessions ends at once, in whatever statement or transaction they are."""
+    ports = ground.place.database_proxy.ports
+    ended = [name for name, done in ground.rows(_TERMINATE, ports, ground.dice.uniform(0.2, 0.7)) if done]
     return Struck("terminate-sessions", f"{len(ended)} sessions", {"sessions": sorted(ended)}) if ended else None
 
 
@@ -41,8 +44,9 @@ def unknown_commit(ground: Ground) -> Struck | None:
     # what a client sends in a transaction of its own counts at its COMMIT; our statements are transactions themselves
     proxy.swallow(role, b"COMMIT" if role == "drill client" else b"")
     done = ground.until(lambda: len(proxy.swallowed) > before, _SWALLOW_SECONDS)
+    hit = time.time()
     proxy.heal()
-    return Struck("unknown-commit", role, {"session": proxy.swallowed[-1]}) if done else None
+    return Struck("unknown-commit", role, {"session": proxy.swallowed[-1]}, hit=hit) if done else None
 
 
 def _chosen(ground: Ground) -> tuple[str, Proxy]:

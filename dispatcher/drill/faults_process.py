@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from dispatcher.drill.fleet import RELAYS
 from dispatcher.drill.ground import Fault, Ground, Struck
-from dispatcher.errors import DispatcherError
+from dispatcher.errors import BusError
 from state.locks import LEADER, advisory_key
 
 __all__ = [
@@ -36,6 +36,8 @@ _THAW_SECONDS = 15.0
 """For enough of those that are frozen to come back."""
 _REACH_SECONDS = 25.0
 _LEAVE_SECONDS = 40.0
+_WORK = 6
+"""Portions of work, four times a second, for a process that is to get to its moment."""
 
 
 def _held(ground: Ground) -> dict[str, int]:
@@ -92,12 +94,12 @@ def kill_client(ground: Ground) -> Struck | None:
 
 def _frozen(ground: Ground, kind: str, name: str) -> Struck | None:
     seconds = round(ground.place.settings.lease.total_seconds() + ground.dice.uniform(*_BEYOND_SECONDS), 3)
-    held = _held(ground).get(name, 0)
+    held, hit = _held(ground).get(name, 0), time.time()
     if not ground.fleet.freeze(name):
         ground.fleet.thaw(name)
         return None
     ground.later(seconds, lambda: ground.fleet.thaw(name))
-    return Struck(kind, name, {"seconds": seconds, "held": held})
+    return Struck(kind, name, {"seconds": seconds, "held": held}, hit=hit)
 
 
 def freeze_worker(ground: Ground) -> Struck | None:
@@ -126,8 +128,9 @@ def deploy(ground: Ground) -> Struck | None:
     fresh = ground.fleet.replace(old)
     if kind == "worker":
         ground.fleet.wait_ready([fresh])
+    hit = time.time()
     ground.fleet.processes.stop([old], _LEAVE_SECONDS)
-    return Struck("rolling-deploy", old, {"replaced_by": fresh})
+    return Struck("rolling-deploy", old, {"replaced_by": fresh}, hit=hit)
 
 
 # failpoints -----------------------------------------------------------------------------------------------------------
@@ -139,44 +142,43 @@ def kill_at(point: str) -> Fault:
     def fault(ground: Ground) -> Struck | None:
         kind = "relay" if point.startswith("relay") else "worker"
         spec = f"{point}=kill@{ground.dice.randint(1, 3) if kind == 'worker' else 1}"
-        armed = _armed_relay(ground, spec) if kind == "relay" else _armed_worker(ground, spec)
-        victim: str | None = None
-        until = time.monotonic() + _REACH_SECONDS
-        while not (dead := ground.fleet.wait_for_death(armed, 0.5)) and time.monotonic() < until:
-            ground.more_work()
-            if point == "relay.after_rescue" and victim is None:
-                victim = _kill_holder(ground)
-        if not dead:
-            if ground.fleet.processes.running[armed].poll() is None:  # otherwise whoever tends the fleet replaces it
-                ground.fleet.processes.stop([armed], _LEAVE_SECONDS)
-                ground.fleet.replace(armed)
-            _fill_up(ground)
-            return None
-        fresh = ground.fleet.replace(armed)
+        # a relay must lead to get to its moment; a worker is one more, beside the others
+        armed = _armed_relay(ground, spec) if kind == "relay" else ground.fleet.start_worker(spec)
+        dead = _driven(ground, armed, needs_orphans=point == "relay.after_rescue")
+        hit = time.time()
+        if (
+            not dead and ground.fleet.processes.running[armed].poll() is None
+        ):  # otherwise whoever tends the fleet sees it
+            ground.fleet.processes.stop([armed], _LEAVE_SECONDS)
         _fill_up(ground)
-        return Struck(f"kill at {point}", armed, {"failpoint": spec, "replaced_by": fresh})
+        return Struck(f"kill at {point}", armed, {"failpoint": spec}, hit=hit) if dead else None
 
     return fault
 
 
-def _kill_holder(ground: Ground) -> str | None:
-    """Give the rescuer something to do, if any worker holds a task at this moment."""
+def _driven(ground: Ground, armed: str, *, needs_orphans: bool) -> bool:
+    """Whether the process got to its moment: there is work for it once it is there, and if need be for the rescuer."""
+    until = time.monotonic() + _REACH_SECONDS
+    there = armed.startswith("relay")
+    while not (dead := ground.fleet.wait_for_death(armed, 0.25)) and time.monotonic() < until:
+        with suppress(BusError, TimeoutError):  # the broker is on its way back from the fault before
+            there = there or armed in ground.fleet.answering()
+        if there:
+            ground.more_work(_WORK)
+        if needs_orphans:
+            needs_orphans = not _orphan_something(ground)
+    return dead
+
+
+def _orphan_something(ground: Ground) -> bool:
+    """Kill a worker that holds tasks, so that the rescuer has something to do; whether it still held one in the end."""
     held = _held(ground)
     name = next((name for name in ground.fleet.names("worker") if name in held), None)
-    if name is not None:
-        ground.fleet.kill(name)
-        ground.fleet.replace(name)
-    return name
-
-
-def _armed_worker(ground: Ground, spec: str) -> str:
-    """In the place of one that leaves in order."""
-    old = ground.fleet.names("worker")[0]
-    armed = ground.fleet.start_worker(spec)
-    with suppress(DispatcherError):  # it may get to its moment that early
-        ground.fleet.wait_ready([armed])
-    ground.fleet.processes.stop([old], _LEAVE_SECONDS)
-    return armed
+    if name is None:
+        return False
+    ground.fleet.kill(name)
+    ground.fleet.replace(name)
+    return bool(_held(ground).get(name))
 
 
 def _armed_relay(ground: Ground, spec: str) -> str:

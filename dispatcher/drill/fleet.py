@@ -152,8 +152,8 @@ class Fleet:
         del self.processes.running[name]
         return True
 
-    def wait_ready(self, names: list[str]) -> None:
-        """Until these workers answer.  Raises ``DispatcherError``."""
+    def answering(self) -> set[str]:
+        """The workers that are there and receive."""
 
         async def present() -> set[str]:
             bus = await Bus.connect(self._place.direct, name="drill ready?", timeout=10.0)
@@ -163,8 +163,12 @@ class Fleet:
             finally:
                 await bus.close()
 
+        return self._place.thread.run(present())
+
+    def wait_ready(self, names: list[str]) -> None:
+        """Until these workers answer.  Raises ``DispatcherError``."""
         until = time.monotonic() + _READY_SECONDS
-        while missing := set(names) - self._place.thread.run(present()):
+        while missing := set(names) - self.answering():
             for name in missing:
                 if self.processes.running[name].poll() is not None:
                     raise self.processes.wrong_end(name, self.processes.running[name].returncode)

@@ -31,6 +31,8 @@ class Struck:
     detail: dict[str, Any] = field(default_factory=dict)
     held: float = 0.0
     """Seconds for which the drill kept the cause up: they are not part of the recovery."""
+    hit: float | None = None
+    """The moment (seconds since the epoch) at which it really struck, if the drill had to wait for one."""
 
 
 Fault = Callable[["Ground"], "Struck | None"]
@@ -47,10 +49,12 @@ class Ground:
         """Every fault, as it stands in faults.jsonl."""
         self.kept: dict[str, Any] = {}
         """What one fault leaves for the next one, for example a copy of the broker's store."""
+        self._connection: psycopg.Connection[Any] | None = None
+        self._ahead: float = self.rows("SELECT extract(epoch FROM clock_timestamp())::float8")[0][0] - time.time()
+        """Of the database's clock: every other time of a drill is its."""
         self._allowed = 0.0
         self._portion = 0.0
         self._later: list[tuple[float, Callable[[], None]]] = []
-        self._connection: psycopg.Connection[Any] | None = None
         self._bus: Bus | None = None
 
     # doing ----------------------------------------------------------------------------------------------------------
@@ -61,7 +65,9 @@ class Ground:
         struck = fault(self)
         if struck is None:
             return False
-        entry = {"number": len(self.done) + 1, "at": at, "seconds": round(time.time() - at, 3), **asdict(struck)}
+        found = asdict(struck)
+        at = (found.pop("hit") or at) + self._ahead
+        entry = {"number": len(self.done) + 1, "at": at, "seconds": round(time.time() + self._ahead - at, 3), **found}
         self.done.append(entry)
         self.place.note_fault(entry)
         return True

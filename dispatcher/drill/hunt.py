@@ -20,7 +20,7 @@ from dispatcher.errors import DispatcherError
 
 __all__ = ["Catch", "controls", "hunt", "look_once"]
 
-PATIENCE = Patience(strikes=20.0, calm=20.0, quiet=12.0)
+PATIENCE = Patience(strikes=20.0, calm=20.0, client=20.0, quiet=12.0)
 """A run ends within a minute or so; leases last 4 s here, and recovery takes half of that calm at most."""
 
 

@@ -10,18 +10,19 @@ servers/       data of PostgreSQL and NATS
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from secrets import token_hex
+from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
+from dispatcher.drill.given import NAME, ends_of, through, tidied
 from dispatcher.drill.proxy import LoopThread, Proxy
 from dispatcher.embedded import EmbeddedServers
-from dispatcher.errors import ConfigurationError
+from dispatcher.errors import ConfigurationError, DispatcherError
 from dispatcher.settings import Settings
 
 __all__ = ["LEASE", "Place", "Plan", "opened", "reopened"]
@@ -52,6 +53,8 @@ class Plan:
     """A bug to be planted in every process."""
     schema: str = "dispatcher"
     namespace: str = "drill"
+    configured: bool = False
+    """On servers that were there before."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,10 @@ class Place:
 
     root: Path
     plan: Plan
-    servers: EmbeddedServers
+    versions: str
+    """Of the servers, for people."""
+    own: EmbeddedServers | None
+    """Servers that may be killed; ``None`` on those of somebody else."""
     settings: Settings
     """Of the processes: their servers are behind the proxies."""
     direct: Settings
@@ -74,12 +80,11 @@ class Place:
         return _folder(self.root, name)
 
     @property
-    def versions(self) -> str:
-        """Of the servers, for people."""
-        return (
-            f"PostgreSQL {self.servers.postgres_version}, nats-server {self.servers.nats_version},"
-            f" {os.cpu_count()} cores"
-        )
+    def servers(self) -> EmbeddedServers:
+        """Servers that may be killed.  Raises ``DispatcherError`` when these are not."""
+        if self.own is None:
+            raise DispatcherError("this drill needs servers of its own")
+        return self.own
 
     def note_fault(self, fault: dict[str, Any]) -> None:
         """Remember a fault that certainly happened."""
@@ -96,44 +101,81 @@ def faults_of(root: Path) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def opened(keep: Path | None, plan: Plan) -> Iterator[Place]:
-    """A new drill in ``keep``, or in a folder that is deleted afterwards; servers and proxies run meanwhile."""
+def opened(keep: Path | None, plan: Plan, theirs: Settings | None = None) -> Iterator[Place]:
+    """A new drill in ``keep``, or in a folder that is deleted afterwards; servers and proxies run meanwhile.
+
+    With ``theirs`` it happens on servers that run already, in a schema and streams of its own, which are deleted
+    afterwards, too.  Raises ``ConfigurationError`` when that cannot be done without touching what is not the drill's.
+    """
     if keep is not None:
         _claim(keep)
-    with EmbeddedServers(keep / "servers" if keep else None, keep=keep is not None) as servers:
+    with ExitStack() as stack:
+        if theirs is not None:
+            ends_of(theirs)
+            plan = replace(plan, schema=NAME, namespace=f"drill_{token_hex(4)}", configured=True)
+            versions = stack.enter_context(tidied(theirs, plan.namespace, keep=keep is not None))
+            root = keep or Path(stack.enter_context(TemporaryDirectory(prefix="dispatcher-drill-"))) / "drill"
+            root.mkdir(mode=0o700, exist_ok=True)
+            _lay_out(root, plan)
+            yield stack.enter_context(_stood(root, plan, theirs, None, versions))
+            return
+        servers = stack.enter_context(EmbeddedServers(keep / "servers" if keep else None, keep=keep is not None))
         assert servers.data_dir is not None
         root = keep or servers.data_dir / "drill"
         root.mkdir(mode=0o700, exist_ok=True)
-        (root / "drill.json").write_text(json.dumps(asdict(plan), indent=1) + "\n")
-        (root / "streams.conf").write_text(("" if plan.default_settings else STREAMS_CONF) + plan.streams)
-        for name in ("ledger", "logs"):
-            _folder(root, name)
-        with _stood(root, plan, servers) as place:
-            yield place
+        _lay_out(root, plan)
+        yield stack.enter_context(_stood(root, plan, _settings_of(servers), servers, _versions(servers)))
+
+
+def _lay_out(root: Path, plan: Plan) -> None:
+    (root / "drill.json").write_text(json.dumps(asdict(plan), indent=1) + "\n")
+    (root / "streams.conf").write_text(("" if plan.default_settings else STREAMS_CONF) + plan.streams)
+    for name in ("ledger", "logs"):
+        _folder(root, name)
+
+
+def _plan_of(root: Path) -> Plan:
+    """What a kept drill was to do.  Raises ``ConfigurationError`` when there is none."""
+    try:
+        return Plan(**json.loads((root / "drill.json").read_text()))
+    except FileNotFoundError:
+        raise ConfigurationError(f"{root} holds no drill; make one with: dispatcher drill run --keep {root}") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigurationError(f"{root / 'drill.json'} cannot be read: {error}") from None
 
 
 @contextmanager
 def reopened(root: Path) -> Iterator[Place]:
     """A kept drill, with its servers started again.  Raises ``ConfigurationError`` when there is none."""
-    try:
-        plan = Plan(**json.loads((root / "drill.json").read_text()))
-    except FileNotFoundError:
-        raise ConfigurationError(f"{root} holds no drill; make one with: dispatcher drill run --keep {root}") from None
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigurationError(f"{root / 'drill.json'} cannot be read: {error}") from None
-    with EmbeddedServers(root / "servers") as servers, _stood(root, plan, servers) as place:
-        yield place
+    plan = _plan_of(root)
+    if plan.configured:
+        raise ConfigurationError(
+            f"{root}: this drill ran on servers that are not its own; look into the schema {plan.schema} there"
+        )
+    with EmbeddedServers(root / "servers") as servers:
+        with _stood(root, plan, _settings_of(servers), servers, _versions(servers)) as place:
+            yield place
+
+
+def _settings_of(servers: EmbeddedServers) -> Settings:
+    return Settings(database_url=servers.database_url, nats_url=servers.nats_url)
+
+
+def _versions(servers: EmbeddedServers) -> str:
+    return f"PostgreSQL {servers.postgres_version}, nats-server {servers.nats_version}"
 
 
 @contextmanager
-def _stood(root: Path, plan: Plan, servers: EmbeddedServers) -> Iterator[Place]:
+def _stood(root: Path, plan: Plan, given: Settings, own: EmbeddedServers | None, versions: str) -> Iterator[Place]:
+    (database_host, database_port), (nats_host, nats_port) = ends_of(given)
+    database_url, nats_url = given.database_url or "", given.nats_url or ""
     thread = LoopThread()
-    database = Proxy(thread, urlsplit(servers.database_url).port or 0)
-    nats = Proxy(thread, urlsplit(servers.nats_url).port or 0)
-    direct = _settings(root, plan, servers.database_url, servers.nats_url)
-    proxied = _settings(root, plan, _at(servers.database_url, database.port), _at(servers.nats_url, nats.port))
+    database = Proxy(thread, database_port, database_host)
+    nats = Proxy(thread, nats_port, nats_host)
+    direct = _settings(root, plan, database_url, nats_url)
+    proxied = _settings(root, plan, through(database_url, database.port), through(nats_url, nats.port))
     try:
-        yield Place(root, plan, servers, proxied, direct, thread, database, nats)
+        yield Place(root, plan, versions, own, proxied, direct, thread, database, nats)
     finally:
         for proxy in (database, nats):
             proxy.close()
@@ -153,12 +195,6 @@ def _settings(root: Path, plan: Plan, database_url: str, nats_url: str) -> Setti
     return settings.model_copy(
         update={"lease": LEASE, "grace": timedelta(seconds=10), "backstop": timedelta(seconds=10)}
     )
-
-
-def _at(url: str, port: int) -> str:
-    parts = urlsplit(url)
-    user = parts.netloc.rpartition("@")[0]
-    return urlunsplit(parts._replace(netloc=f"{user}@{parts.hostname}:{port}"))
 
 
 def _folder(root: Path, name: str) -> Path:

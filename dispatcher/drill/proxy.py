@@ -89,8 +89,8 @@ class _Link:
 class Proxy:
     """Listens on a port of its own and passes everything on to ``target``."""
 
-    def __init__(self, thread: LoopThread, target: int) -> None:
-        self._thread, self._target = thread, target
+    def __init__(self, thread: LoopThread, target: int, host: str = HOST) -> None:
+        self._thread, self._target, self._host = thread, target, host
         self._links: set[_Link] = set()
         self._refusing = False
         self._delay = 0.0
@@ -108,7 +108,7 @@ class Proxy:
         try:
             if self._refusing:
                 raise ConnectionRefusedError
-            back, server = await asyncio.open_connection(HOST, self._target)
+            back, server = await asyncio.open_connection(self._host, self._target)
         except OSError:
             client.transport.abort()
             return
@@ -157,6 +157,11 @@ class Proxy:
                 return
 
     # faults ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports from which we are connected to the server now: how it knows these connections."""
+        return [int(link.server.get_extra_info("sockname")[1]) for link in list(self._links)]
 
     def reset(self) -> int:
         """End every connection; returns how many."""

@@ -18,7 +18,10 @@ def report(verdict: Verdict, kept: Path | None, seconds: float) -> str:
     lines += ["", f"  faults done: {verdict.kills_done} of {verdict.plan.kills}"]
     for kind, number in sorted(verdict.faults.items()):
         recovery = verdict.recovery[kind]
-        lines.append(f"    {kind:<28} {number:>4}   recovery p50 {recovery['p50']} s, p99 {recovery['p99']} s")
+        lines.append(
+            f"    {kind:<28} {number:>4}   recovery p50 {recovery['p50']} s, p99 {recovery['p99']} s;"
+            f" work done after {recovery['work_p50']} s, {recovery['work_p99']} s"
+        )
     lines += [
         f"  given back by the rescuer: {verdict.rescued}; effects of stale attempts refused: {verdict.refused};"
         f" stuck: {verdict.stuck}",

@@ -14,11 +14,14 @@ from typing import Any
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-__all__ = ["SCHEMA", "Sink", "make_tables"]
+__all__ = ["MARK", "SCHEMA", "Sink", "make_tables"]
 
 SCHEMA = "drill_sink"
+MARK = "made by dispatcher drill, which deletes it"
+"""The comment of every schema of a drill."""
 _TABLES = f"""
 CREATE SCHEMA {SCHEMA};
+COMMENT ON SCHEMA {SCHEMA} IS '{MARK}';
 CREATE TABLE {SCHEMA}.highest (task_id uuid PRIMARY KEY, attempt int NOT NULL);
 CREATE TABLE {SCHEMA}.offers (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, task_id uuid NOT NULL, attempt int NOT NULL,

@@ -144,13 +144,16 @@ class EmbeddedServers:
             stop_leftovers(self._database.pgdata, None)
         self._start_postgres(self._running())
 
-    def restart_nats(self, *, wipe: bool = False) -> None:
-        """Start nats-server again on its port, after stopping it if it runs; ``wipe`` empties its store in between."""
+    def restart_nats(self, *, wipe: bool = False, patience: float = _START_SECONDS) -> None:
+        """Start nats-server again on its port, after stopping it if it runs; ``wipe`` empties its store in between.
+
+        Raises EmbeddedError when it is not ready after ``patience`` seconds.
+        """
         self._guarded().stop("nats")
         home = self._running()
         if wipe:
             shutil.rmtree(home.root / "nats", ignore_errors=True)
-        self._start_nats(home)
+        self._start_nats(home, patience)
 
     def _running(self) -> Home:
         if self._home is None:
@@ -207,7 +210,7 @@ class EmbeddedServers:
             lambda port: database.is_ready(self._pids["postgres"]),
         )
 
-    def _start_nats(self, home: Home) -> None:
+    def _start_nats(self, home: Home, patience: float = _START_SECONDS) -> None:
         broker, log = self._broker, home.log("nats")
         assert broker is not None
 
@@ -215,17 +218,24 @@ class EmbeddedServers:
             self._nats_version = broker.version(port) or ""
             return bool(self._nats_version)
 
-        home.record.nats_port = self._start(home.record.nats_port, log, lambda port: broker.launch(port, log), is_ready)
+        home.record.nats_port = self._start(
+            home.record.nats_port, log, lambda port: broker.launch(port, log), is_ready, patience
+        )
 
     def _start(
-        self, wished: int | None, log: Path, launch: Callable[[int], Launch], is_ready: Callable[[int], bool]
+        self,
+        wished: int | None,
+        log: Path,
+        launch: Callable[[int], Launch],
+        is_ready: Callable[[int], bool],
+        patience: float = _START_SECONDS,
     ) -> int:
         """Start one server and wait until it is ready; on a port that was snatched away, again on another."""
         for _ in range(_PORT_TRIES):
             plan = launch(port := self._port(wished, log.stem))
             offset = log.stat().st_size if log.exists() else 0
             self._pids[plan.name] = self._guarded().start(plan)
-            if self._wait(plan.name, is_ready, port):
+            if self._wait(plan.name, is_ready, port, patience):
                 return port
             said = _tail(log, offset)
             if "address already in use" not in said.lower():
@@ -243,9 +253,9 @@ class EmbeddedServers:
             time.sleep(0.05)
         return wished
 
-    def _wait(self, name: str, is_ready: Callable[[int], bool], port: int) -> bool:
+    def _wait(self, name: str, is_ready: Callable[[int], bool], port: int, patience: float) -> bool:
         """True when it is ready, False when it ended."""
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             if is_ready(port):
                 return True
@@ -253,7 +263,7 @@ class EmbeddedServers:
                 return False
             time.sleep(0.01)
         self._guarded().stop(name)
-        raise EmbeddedError(f"{name} was not ready within {_START_SECONDS:.0f} s; see {self.data_dir}/{name}.log")
+        raise EmbeddedError(f"{name} was not ready within {patience:.0f} s; see {self.data_dir}/{name}.log")
 
 
 def _tail(log: Path, offset: int) -> str:
