@@ -27,6 +27,8 @@ _KINDS = (
 )
 _MOST_CONNECTIONS = 16
 _IDLE_SECONDS = 10.0
+_ARGUMENTS = {"application_name": "dispatcher handler"}
+"""So that pg_stat_activity says whose transaction it is."""
 _lock = threading.Lock()
 _pools: dict[str, Any] = {}
 _async_pools: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
@@ -108,8 +110,9 @@ async def _own_async_pool(url: str) -> Any:
     pool = pools.get(url)
     if pool is None or pool.closed:
         pool = pools[url] = AsyncConnectionPool(
-            url, min_size=0, max_size=_MOST_CONNECTIONS, max_idle=_IDLE_SECONDS, open=False, name="dispatcher-handlers"
-        )
+            url, min_size=0, max_size=_MOST_CONNECTIONS, max_idle=_IDLE_SECONDS, open=False,
+            name="dispatcher-handlers", kwargs=_ARGUMENTS,
+        )  # fmt: skip
         await pool.open()
     return pool
 
@@ -122,7 +125,7 @@ def _own_pool(url: str) -> Any:
         if pool is None or pool.closed:
             pool = _pools[url] = ConnectionPool(
                 url, min_size=0, max_size=_MOST_CONNECTIONS, max_idle=_IDLE_SECONDS, open=True,
-                name="dispatcher-handlers",
+                name="dispatcher-handlers", kwargs=_ARGUMENTS,
             )  # fmt: skip
         return pool
 

@@ -71,7 +71,10 @@ def run(
         if name != "all":
             good = _run(name, tasks, kills, seed, folder, theirs, json)
         else:
-            good = all([_run_one(each, tasks, kills, seed, folder and folder / each, theirs, json) for each in chosen])
+            good = all([
+                _run_one(each, *_numbers(each, tasks, kills), seed, folder and folder / each, theirs, json)
+                for each in chosen
+            ])  # fmt: skip
     if not good:
         raise SystemExit(1)
 
@@ -97,6 +100,14 @@ def _chosen(name: str, skip: list[str], configured: bool) -> list[str]:
     if refused and name == "all":
         note(f"left out, because they end or damage servers: {', '.join(refused)}")
     return [each for each in DRILLS if each not in (*skip, *refused)]
+
+
+def _numbers(name: str, tasks: int | None, kills: int | None) -> tuple[int | None, int | None]:
+    """Of one drill among all of them: the long ones are shorter there."""
+    from dispatcher.drill.drills import DRILLS
+
+    least = DRILLS[name].in_all
+    return (tasks, kills) if least is None else (tasks or least[0], kills or least[1])
 
 
 def _run_one(

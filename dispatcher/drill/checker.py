@@ -10,7 +10,7 @@ from typing import Any
 from dispatcher.drill.course import Course
 from dispatcher.drill.drills import DRILLS
 from dispatcher.drill.facts import Facts, gather
-from dispatcher.drill.invariants import INVARIANTS, Invariant, verdict
+from dispatcher.drill.invariants import Invariant, verdict
 from dispatcher.drill.place import Place, Plan, faults_of
 from dispatcher.drill.recovery import NONE, recovery
 from state.machine import FINAL
@@ -33,6 +33,8 @@ class Verdict:
     rescued: int
     refused: int
     """Effects of stale attempts that the sink refused."""
+    counts: Mapping[str, int]
+    """What was looked at, by the kind of work."""
     course: Course | None
 
     @property
@@ -68,6 +70,7 @@ class Verdict:
             "double_completed": self.wrong("I4 "),
             "illegal_transitions": self.wrong("I10 "),
             "stuck": self.stuck,
+            **self.counts,
             "invariants": [
                 {"name": i.name, "ok": i.ok, "facts": i.facts, "violations": list(i.violations), "wrong": i.wrong}
                 for i in self.invariants
@@ -86,12 +89,18 @@ class Verdict:
 def check(place: Place, course: Course | None = None) -> Verdict:
     """Read everything that a drill left and judge it; without its course only what was kept."""
     plan = place.plan
-    return judge(plan, gather(place.direct.database_url or "", plan.schema, place.root, faults_of(place.root)), course)
+    work = DRILLS[plan.drill].work
+    facts = gather(
+        place.direct.database_url or "", plan.schema, place.root, faults_of(place.root),
+        lambda rows: work.own(rows, plan.seed),
+    )  # fmt: skip
+    return judge(plan, facts, course)
 
 
 def judge(plan: Plan, facts: Facts, course: Course | None) -> Verdict:
     """The verdict about these facts."""
-    found = [invariant(facts) for invariant in INVARIANTS.values()]
+    work = DRILLS[plan.drill].work
+    found = [invariant(facts) for invariant in work.invariants]
     if DRILLS[plan.drill].rescues_victims_only:
         victims = {str(fault["target"]) for fault in facts.faults}
         wrong = [f"{n} tasks taken from {worker}" for worker, n in facts.rescued.items() if worker not in victims]
@@ -110,5 +119,6 @@ def judge(plan: Plan, facts: Facts, course: Course | None) -> Verdict:
         stuck=not_final if course is None else max(course.stuck, not_final),
         rescued=sum(facts.rescued.values()),
         refused=sum(1 for _, _, accepted in facts.offers if not accepted),
+        counts=work.counts(facts),
         course=course,
     )

@@ -17,7 +17,6 @@ from dispatcher.drill.fleet import Fleet
 from dispatcher.drill.ground import Fault, Ground
 from dispatcher.drill.place import Place
 from dispatcher.drill.publishes import note_publishes
-from dispatcher.drill.sink import make_tables
 from dispatcher.errors import BusError, DispatcherError
 from dispatcher.streams.config import DEFAULT_STREAM
 
@@ -72,9 +71,9 @@ def perform(place: Place, drill: Drill, say: Callable[[str], None], patience: Pa
     """Run the drill to its end.  Raises ``DispatcherError`` when processes cannot be started or do not obey."""
     prepare(place.direct)
     with psycopg.connect(place.direct.database_url or "", autocommit=True) as connection:
-        make_tables(connection)
+        drill.work.tables(connection)
         note_publishes(connection, place.plan.schema)
-    fleet = Fleet(place)
+    fleet = Fleet(place, drill.work)
     ground = Ground(place, fleet, random.Random(place.plan.seed))
     course = Course(place.plan.kills)
     say(f"{place.plan.drill}: seed {place.plan.seed}, {place.versions}")

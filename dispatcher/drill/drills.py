@@ -9,7 +9,9 @@ from types import MappingProxyType
 from dispatcher.drill import faults_broker as broker
 from dispatcher.drill import faults_database as database
 from dispatcher.drill import faults_process as process
+from dispatcher.drill.faults_effect import kill_someone
 from dispatcher.drill.ground import Fault
+from dispatcher.drill.work import EFFECTS, FLOWS, SINGLE, Work
 
 __all__ = ["DRILLS", "Drill"]
 
@@ -30,6 +32,9 @@ class Drill:
     """Whether it ends or damages the servers themselves: not to be done to servers that others may use."""
     rescues_victims_only: bool = True
     """Whether only workers that the drill killed or froze may seem to have died, and an orderly stop costs no try."""
+    work: Work = SINGLE
+    in_all: tuple[int, int] | None = None
+    """Tasks and faults as a part of ``all``, where these are fewer."""
 
 
 def _only(fault: Fault) -> tuple[tuple[Fault, int], ...]:
@@ -156,6 +161,26 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             rescues_victims_only=False,
         ),
         "rolling-deploy": Drill("processes replaced in order, one after another", _only(process.deploy), kills=10),
+        "effects": Drill(
+            "SIGKILL to workers and relays while handlers move money in their own transactions",
+            _only(kill_someone("dispatcher handler", b"COMMIT")),
+            tasks=5000,
+            kills=100,
+            gap=(0.5, 1.4),
+            rescues_victims_only=False,
+            work=EFFECTS,
+            in_all=(500, 12),
+        ),
+        "flows": Drill(
+            "SIGKILL to workers and relays while chains, groups and graphs run",
+            _only(kill_someone("dispatcher worker settle", b"")),
+            tasks=10_000,
+            kills=40,
+            gap=(0.8, 2.0),
+            rescues_victims_only=False,
+            work=FLOWS,
+            in_all=(1000, 10),
+        ),
         "mixed": Drill(
             "all of it at random",
             _MIXED,

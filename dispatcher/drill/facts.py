@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +16,14 @@ from dispatcher.drill.tasks import CANARY
 from state.audit import CHECKS
 from state.audit_sides import AGREEMENTS, QUIET
 
-__all__ = ["Event", "Facts", "Task", "gather"]
+__all__ = ["Event", "Facts", "Rows", "Task", "gather"]
+
+Rows = Callable[[str], list[tuple[Any, ...]]]
+"""Asks the database; ``{s}`` stands for the dispatcher's schema."""
 
 _TASKS = """
-SELECT t.id::text, (convert_from(t.args, 'UTF8')::jsonb ->> 'order')::bigint, y.name, t.state, t.attempt, t.tries,
-       t.max_tries, convert_from(t.result, 'UTF8'), extract(epoch FROM t.created_at)::float8,
+SELECT t.id::text, coalesce((convert_from(t.args, 'UTF8')::jsonb ->> 'order')::bigint, 0), y.name, t.state,
+       t.attempt, t.tries, t.max_tries, convert_from(t.result, 'UTF8'), extract(epoch FROM t.created_at)::float8,
        extract(epoch FROM t.finished_at)::float8, extract(epoch FROM t.due_at)::float8
 FROM {s}.tasks t JOIN {s}.types y ON y.id = t.type_id
 """
@@ -45,6 +48,7 @@ class Task(NamedTuple):
 
     id: str
     order: int
+    """Of the client; 0 for a task that another task created."""
     type: str
     state: int
     attempt: int
@@ -91,6 +95,8 @@ class Facts:
     shown: tuple[int, list[str]]
     """Texts and files looked at for the secret, and where it was found."""
     faults: list[dict[str, Any]] = field(default_factory=list)
+    own: Any = None
+    """What only the work of this drill has."""
 
     @property
     def all_events(self) -> Iterator[Event]:
@@ -102,8 +108,14 @@ class Facts:
         return [line for line in (*self.client, *self.worker) if line.mark in marks]
 
 
-def gather(database_url: str, schema: str, root: Path, faults: list[dict[str, Any]]) -> Facts:
-    """Read everything.  Changes nothing; may be repeated at any time later."""
+def gather(
+    database_url: str,
+    schema: str,
+    root: Path,
+    faults: list[dict[str, Any]],
+    own: Callable[[Rows], Any] = lambda rows: None,
+) -> Facts:
+    """Read everything, with ``own`` what only this drill has.  Changes nothing; may be repeated at any time later."""
     with psycopg.connect(database_url, autocommit=True) as connection:
 
         def rows(sql: str, params: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
@@ -118,8 +130,7 @@ def gather(database_url: str, schema: str, root: Path, faults: list[dict[str, An
         published: dict[str, list[tuple[float, float]]] = {}
         for task, began, confirmed in rows(PUBLISHED):
             published.setdefault(task, []).append((began, confirmed))
-        searched = rows(_SHOWN, {"canary": f"%{CANARY}%"})
-        files, places = _search(root)
+        searched, (files, places) = rows(_SHOWN, {"canary": f"%{CANARY}%"}), _search(root)
         return Facts(
             tasks={row[0]: Task(*row) for row in rows(_TASKS)},
             events=events,
@@ -136,6 +147,7 @@ def gather(database_url: str, schema: str, root: Path, faults: list[dict[str, An
                 places + [f"{row[1]} texts in the database" for row in searched if row[1]],
             ),
             faults=faults,
+            own=own(rows),
         )
 
 

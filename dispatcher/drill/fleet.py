@@ -16,6 +16,7 @@ from dispatcher.dev.processes import Processes
 from dispatcher.drill.place import Place
 from dispatcher.drill.plants import write_hook
 from dispatcher.drill.tasks import FOLDER, QUEUE, SINK_URL
+from dispatcher.drill.work import Work
 from dispatcher.errors import DispatcherError
 from dispatcher.failpoints import TESTING, VARIABLE
 from dispatcher.subjects import Subjects
@@ -31,8 +32,8 @@ _READY_SECONDS = 60.0
 class Fleet:
     """Every process of one drill."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, place: Place, work: Work) -> None:
+        self._place, self._work = place, work
         sink = place.direct.database_url or ""
         extra = {FOLDER: str(place.root.absolute()), SINK_URL: sink}
         if place.plan.plant:
@@ -64,14 +65,14 @@ class Fleet:
         """Another worker; returns its name, which its sessions bear too."""
         name = self.processes.next_name("worker")
         return self._start(name, command_line(
-            "worker", "dispatcher.drill.tasks:app", "-q", QUEUE, "-c", str(SLOTS), "--name", name,
+            "worker", self._work.app, "-q", QUEUE, "-c", str(SLOTS), "--name", name,
             "--log-format", "json",
         ), failpoint)  # fmt: skip
 
     def start_client(self) -> str:
         """A client that goes on where the one before it ended."""
         name = self.processes.next_name("client")
-        argv = [sys.executable, "-m", "dispatcher.drill.client", str(self._place.root.absolute())]
+        argv = [sys.executable, "-m", self._work.client, str(self._place.root.absolute())]
         self._start(name, argv, None)
         self.processes.tell(name, b"%d\n" % self._allowed)
         return name

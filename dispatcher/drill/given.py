@@ -16,6 +16,7 @@ import psycopg
 
 from dispatcher.bus import Bus
 from dispatcher.database import connect_sync
+from dispatcher.drill.effect_tasks import SCHEMA as BANK
 from dispatcher.drill.publishes import SCHEMA as NOTES
 from dispatcher.drill.sink import MARK
 from dispatcher.drill.sink import SCHEMA as SINK
@@ -89,7 +90,7 @@ def tidied(settings: Settings, namespace: str, *, keep: bool) -> Iterator[str]:
 
 async def _clear(settings: Settings, connection: psycopg.Connection[Any]) -> str:
     """Delete what a drill left, the marks last; returns the broker's version."""
-    marks: dict[str, str | None] = dict(connection.execute(_MARKS, ([NAME, SINK, NOTES],)).fetchall())
+    marks: dict[str, str | None] = dict(connection.execute(_MARKS, ([NAME, SINK, NOTES, BANK],)).fetchall())
     for schema, mark in marks.items():
         if not (mark or "").startswith(MARK):
             raise ConfigurationError(f"there is a schema {schema} in this database that no drill made; rename it")
@@ -103,6 +104,6 @@ async def _clear(settings: Settings, connection: psycopg.Connection[Any]) -> str
         version = bus.server_version
     finally:
         await bus.close()
-    for schema in (NOTES, SINK, NAME):
+    for schema in (BANK, NOTES, SINK, NAME):
         connection.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE".encode())
     return version

@@ -17,7 +17,7 @@ from dispatcher.drill.facts import Event, Facts
 from dispatcher.drill.tasks import BACK_OFF, result_of
 from state.machine import FINAL, Reason, State
 
-__all__ = ["INVARIANTS", "Invariant"]
+__all__ = ["INVARIANTS", "Invariant", "verdict"]
 
 _SHOWN = 20
 _EARLY_SECONDS = 0.002
@@ -48,7 +48,7 @@ def verdict(name: str, facts: int, wrong: Iterable[str]) -> Invariant:
 
 def no_task_lost(facts: Facts) -> Invariant:
     """I1: committed exists exactly once, rolled back and failed never, unknown at most once."""
-    rows = Counter(task.order for task in facts.tasks.values())
+    rows = Counter(task.order for task in facts.tasks.values() if task.order)
     committed = {line.order: line for line in facts.lines(Mark.COMMITTED)}
     never = [line for line in facts.lines(Mark.ROLLED_BACK, Mark.FAILED) if line.order not in committed]
     tried = {line.order for line in facts.lines(Mark.TRY)}

@@ -137,12 +137,12 @@ def few_reconnects() -> None:
 
 def create_again() -> None:
     """M18: a service that does not know whether its commit was done does it once more, without looking."""
-    client: Any = import_module("dispatcher.drill.client").Client
-    transaction = client._transaction
+    publisher: Any = import_module("dispatcher.drill.publisher").Publisher
+    transaction = publisher.transaction
 
-    def remembering(self: Any, calls: Any, rolls_back: bool = False) -> Any:
-        self.calls = calls
-        return transaction(self, calls, rolls_back)
+    def remembering(self: Any, orders: Any, enqueue: Any, *, rolls_back: bool = False) -> Any:
+        self.asked = orders, enqueue
+        return transaction(self, orders, enqueue, rolls_back=rolls_back)
 
-    client._transaction = remembering
-    client._read_again = lambda self, tasks, orders: self._transaction(self.calls)
+    publisher.transaction = remembering
+    publisher._read_again = lambda self, made, orders: self.transaction(*self.asked)

@@ -15,6 +15,8 @@ def report(verdict: Verdict, kept: Path | None, seconds: float) -> str:
     for found in verdict.invariants:
         lines.append(f"  {'✓' if found.ok else '✗'} {found.name:<32} {found.facts:>8} facts  {found.wrong} wrong")
         lines += [f"      {text}" for text in found.violations]
+    if verdict.counts:
+        lines += ["", "  " + ", ".join(f"{name.replace('_', ' ')}: {n}" for name, n in verdict.counts.items())]
     lines += ["", f"  faults done: {verdict.kills_done} of {verdict.plan.kills}"]
     for kind, number in sorted(verdict.faults.items()):
         recovery = verdict.recovery[kind]

@@ -20,7 +20,7 @@ from dispatcher.dev.ledger import Mark, Writer
 from dispatcher.drill.sink import Sink
 from dispatcher.failpoints import armed
 
-__all__ = ["BACK_OFF", "CANARY", "QUEUE", "SINK_URL", "TYPES", "app", "result_of"]
+__all__ = ["BACK_OFF", "CANARY", "FOLDER", "QUEUE", "RETRY", "SINK_URL", "TYPES", "app", "note", "noted", "result_of"]
 
 QUEUE = "drill"
 CANARY = "canary-2f7c-never-shown"
@@ -31,7 +31,7 @@ BACK_OFF = 0.3
 """Seconds that a failing task asks to wait."""
 app = Dispatcher("drill")
 # generous: a worker that is killed consumes a try of everything it holds, and nothing here may end by bad luck
-_RETRY = Retry(max_attempts=40, backoff=0.2, max_delay=1)
+RETRY = Retry(max_attempts=40, backoff=0.2, max_delay=1)
 _before_effect, _after_effect = armed("handler.before_effect"), armed("handler.after_effect")
 
 
@@ -55,12 +55,19 @@ def result_of(order: int) -> int:
     return order * 7 + 1
 
 
-@contextmanager
-def _noted(order: int) -> Iterator[Context]:
+def note(mark: str, order: int) -> None:
+    """A line in the ledger of this process about the attempt that runs."""
     task = context()
-    _desk.ledger.write(Mark.START, task.task_id, task.attempt, order)
+    _desk.ledger.write(mark, task.task_id, task.attempt, order)
+
+
+@contextmanager
+def noted(order: int) -> Iterator[Context]:
+    """The start of the attempt that runs, and its end unless it raises."""
+    task = context()
+    note(Mark.START, order)
     yield task
-    _desk.ledger.write(Mark.END, task.task_id, task.attempt, order)
+    note(Mark.END, order)
 
 
 def _row(task: Context) -> dict[str, Any]:
@@ -69,8 +76,8 @@ def _row(task: Context) -> dict[str, Any]:
     return {"task": task.task_id, "attempt": task.attempt, "pid": os.getpid()}
 
 
-def _offered(order: int, task: Context, accepted: bool) -> int:
-    _desk.ledger.write(Mark.EFFECT if accepted else Mark.REFUSED, task.task_id, task.attempt, order)
+def _offered(order: int, accepted: bool) -> int:
+    note(Mark.EFFECT if accepted else Mark.REFUSED, order)
     if _after_effect:
         _after_effect()
     return result_of(order)
@@ -78,28 +85,28 @@ def _offered(order: int, task: Context, accepted: bool) -> int:
 
 async def _work(order: int, seconds: float, task: Context) -> int:
     await asyncio.sleep(seconds)
-    return _offered(order, task, await _desk.sink.offer_async(**_row(task)))
+    return _offered(order, await _desk.sink.offer_async(**_row(task)))
 
 
-@app.task(name="work", queue=QUEUE, retry=_RETRY)
+@app.task(name="work", queue=QUEUE, retry=RETRY)
 async def work(order: int, seconds: float, canary: Annotated[str, Secret]) -> int:
     """A coroutine."""
-    with _noted(order) as task:
+    with noted(order) as task:
         return await _work(order, seconds, task)
 
 
-@app.task(name="plain", queue=QUEUE, retry=_RETRY)
+@app.task(name="plain", queue=QUEUE, retry=RETRY)
 def plain(order: int, seconds: float, canary: Annotated[str, Secret]) -> int:
     """A plain function, in a thread."""
-    with _noted(order) as task:
+    with noted(order) as task:
         time.sleep(seconds)
-        return _offered(order, task, _desk.sink.offer(**_row(task)))
+        return _offered(order, _desk.sink.offer(**_row(task)))
 
 
-@app.task(name="flaky", queue=QUEUE, retry=_RETRY)
+@app.task(name="flaky", queue=QUEUE, retry=RETRY)
 async def flaky(order: int, seconds: float, canary: Annotated[str, Secret]) -> int:
     """Fails at its first try, after the effect or before it, and asks for a pause."""
-    with _noted(order) as task:
+    with noted(order) as task:
         if task.tries == 1 and order % 2:
             raise RetryIn(BACK_OFF, f"fails first, and would say {canary}")
         result = await _work(order, seconds, task)
@@ -108,19 +115,19 @@ async def flaky(order: int, seconds: float, canary: Annotated[str, Secret]) -> i
         return result
 
 
-@app.task(name="sleepy", queue=QUEUE, retry=_RETRY)
+@app.task(name="sleepy", queue=QUEUE, retry=RETRY)
 async def sleepy(order: int, seconds: float, canary: Annotated[str, Secret]) -> int:
     """Snoozes at its first attempt."""
-    with _noted(order) as task:
+    with noted(order) as task:
         if task.attempt == 1:
             raise Snooze(BACK_OFF)
         return await _work(order, seconds, task)
 
 
-@app.task(name="long", queue=QUEUE, retry=_RETRY)
+@app.task(name="long", queue=QUEUE, retry=RETRY)
 async def long(order: int, seconds: float, canary: Annotated[str, Secret]) -> int:
     """Takes long enough to be cancelled while it runs."""
-    with _noted(order) as task:
+    with noted(order) as task:
         return await _work(order, 1.0 + seconds, task)
 
 

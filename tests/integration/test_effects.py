@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from datetime import timedelta
@@ -182,35 +181,3 @@ async def test_a_retry_goes_on_after_the_last_finished_step(bank: Fleet, how: st
     await bank.worker(app)
     assert await task.wait(PATIENCE) == ["take in attempt 1", "give in attempt 2"]
     assert balances(bank.connection) == (-3, 3)
-
-
-async def test_money_moves_exactly_once_under_kills(bank: Fleet) -> None:
-    """The ``effects`` drill in small: transfers, their receipts, and workers killed at random."""
-    bank.use_streams('[defaults]\nack_wait = "2s"\n')
-    bank.configure(lease=timedelta(seconds=2))
-    await bank.relay()
-    bank_size, kills, rng = 300, 4, random.Random(6)
-    amounts = [rng.randrange(1, 100) for _ in range(bank_size)]
-    kinds = (flow_apps.transfer, flow_apps.transfer_plain)
-    processes = [bank.process("worker", "tests.fixtures.flow_apps:app", "-c", "4") for _ in range(2)]
-    with bank.connection.transaction():
-        app.enqueue_many(bank.connection, [kinds[i % 2].call(amount) for i, amount in enumerate(amounts)])
-    for kill in range(kills):
-        goal = kill * bank_size // (kills + 1)
-        await until(lambda: len(bank.rows("SELECT 1 FROM transfers")) > goal, 2 * PATIENCE)  # noqa: B023 - awaited here
-        processes.pop(0).kill()
-        processes.append(bank.process("worker", "tests.fixtures.flow_apps:app", "-c", "4"))
-    await bank.all_finish(2 * bank_size, 2 * PATIENCE)
-    assert balances(bank.connection) == (-sum(amounts), sum(amounts))
-    assert effects_checked(bank) == bank_size
-
-
-def effects_checked(fleet: Fleet) -> int:
-    """How many transfers were applied once and have exactly one receipt that ran; fails for any other."""
-    rows = fleet.rows("""
-        SELECT t.id, (SELECT count(*) FROM transfers x WHERE x.task_id = t.id) AS applied,
-               (SELECT count(*) FROM receipts r WHERE r.transfer = t.id) AS receipts
-        FROM dispatcher.tasks t JOIN dispatcher.types y ON y.id = t.type_id WHERE y.name LIKE 'transfer%%'
-    """)
-    assert [row for row in rows if (row["applied"], row["receipts"]) != (1, 1)] == []
-    return len(rows)

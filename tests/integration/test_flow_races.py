@@ -1,66 +1,17 @@
-"""Many parents that end at once, kills in the middle, failures everywhere: each dependant is released exactly once."""
+"""Many parents that end at once: their dependant is released exactly once.  With kills: the drill ``flows``."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import Any
 
 import psycopg
-import pytest
 
 from dispatcher import group
 from state.flow_audit import FLOW_VIOLATIONS
-from tests.fixtures.fleet import Fleet, until
-from tests.fixtures.flow_apps import app, leaf, merge, random_composition, random_graph
-from tests.fixtures.patience import PATIENCE
+from tests.fixtures.flow_apps import leaf, merge
 from tests.integration.protocol_steps import Protocol
-
-
-@pytest.fixture
-async def flows(fleet: Fleet) -> AsyncIterator[Fleet]:
-    app.configure(fleet.settings)
-    yield fleet
-    await app.close()
-
-
-def enqueue(fleet: Fleet, *composed: Any) -> list[Any]:
-    with fleet.connection.transaction():
-        return [one.enqueue(fleet.connection) for one in composed]
-
-
-async def test_random_flows_under_random_kills(flows: Fleet) -> None:
-    """The ``flows`` drill in small."""
-    flows.use_streams('[defaults]\nack_wait = "2s"\n')
-    flows.configure(lease=timedelta(seconds=2))
-    await flows.relay()
-    rng = random.Random(19)
-    enqueue(flows, *(random_composition(rng) for _ in range(60)), *(random_graph(rng, 15) for _ in range(12)))
-    number = flows.count("tasks")
-    processes = [flows.process("worker", "tests.fixtures.flow_apps:app", "-c", "8") for _ in range(2)]
-    for kill in range(3):
-        await until(lambda: flows.finished() > kill * number // 4, 2 * PATIENCE)  # noqa: B023 - awaited here
-        processes.pop(0).kill()
-        processes.append(flows.process("worker", "tests.fixtures.flow_apps:app", "-c", "8"))
-    await until(lambda: flows.count("flows", "state = 4") == 0, 2 * PATIENCE, "flows end")
-    checked = flows_checked(flows)
-    assert checked["tasks"] == number > 400 and checked["violations"] == 0
-    assert min(checked["succeeded"], checked["failed"], checked["skipped"]) > 20, checked
-
-
-def flows_checked(fleet: Fleet) -> dict[str, int]:
-    """What the drill prints."""
-    violations = fleet.connection.execute(FLOW_VIOLATIONS.sqlalchemy("dispatcher").encode()).fetchall()
-    assert violations == []
-    return {
-        "tasks": fleet.finished(),
-        "succeeded": fleet.count("tasks", "state = 6"),
-        "failed": fleet.count("tasks", "state = 7"),
-        "skipped": fleet.count("tasks", "state = 8 AND reason = 16"),
-        "violations": len(violations),
-    }
 
 
 def test_parents_that_end_at_the_same_moment_release_their_child_once(database_url: str) -> None:
