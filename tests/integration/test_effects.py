@@ -59,7 +59,7 @@ async def test_in_a_child_process_too(bank: Fleet) -> None:
     await bank.relay()
     await bank.worker(app)
     task = bank.enqueue(flow_apps.transfer_in_process.call(2))
-    assert await task.wait(30) == 6
+    assert await task.wait(PATIENCE) == 6
     assert balances(bank.connection) == (-6, 6)
     assert [(row["step"], row["attempt"]) for row in bank.rows("SELECT * FROM transfers")] == [("note", 1)]
     await until(lambda: [row["transfer"] for row in bank.rows("SELECT transfer FROM receipts")] == [task.id])

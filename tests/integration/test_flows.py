@@ -152,7 +152,7 @@ async def test_a_graph_follows_its_rules(flows: Fleet) -> None:
     assert flows.ledger("blame")[0].value == "fail exhausted ValueError: as asked"
     assert sorted(entry.value for entry in flows.ledger("mark")) == ["anyway None", "two None"]
     for text in ('"é\\' * 10, "x" * 8188, "x" * 8200):  # with the claim, just so, and read when it starts
-        assert await enqueue(flows, flow_apps.say.call(text).then(flow_apps.say)).wait(10) == text
+        assert await enqueue(flows, flow_apps.say.call(text).then(flow_apps.say)).wait(PATIENCE) == text
     good = Flow("good")
     good.add("a", add.call(1)).add("b", double.partial(), takes={"a": "a"})
     assert await enqueue(flows, good).wait(PATIENCE) == {"a": 2, "b": 4}
