@@ -71,27 +71,46 @@ class Inbox:
             twin = self._waiting.get(key)
             if twin is not None:
                 twin.join([message.reply])
-            elif self.closed or len(self._waiting) >= self._limit():
-                await self._refuse(message)
-            else:
+            elif self.closed:
+                await self._bus.nak([message.reply], _LEAVING_DELAY)
+                self.refused += 1
+            elif len(self._waiting) < self._limit():
                 self._full_since = None
-                delivery = Delivery(*key, message.reply, message.subject, time.monotonic())
-                self._waiting[key] = delivery
-                lane.append(delivery)
-                self.arrived.set()
+                self._keep(lane, Delivery(*key, message.reply, message.subject, time.monotonic()))
+            elif await self._made_room(priority):
+                self._keep(lane, Delivery(*key, message.reply, message.subject, time.monotonic()))
+            else:
+                await self._refuse(message.reply)
 
         return receive
 
-    async def _refuse(self, message: Message) -> None:
+    def _keep(self, lane: deque[Delivery], delivery: Delivery) -> None:
+        self._waiting[delivery.task_id, delivery.attempt] = delivery
+        lane.append(delivery)
+        self.arrived.set()
+
+    async def _made_room(self, priority: int) -> bool:
+        """Give back the newest of the least urgent that wait, if they are less urgent than ``priority``.
+
+        Otherwise an urgent message that finds us full of others would compete with all of them for each free place.
+        """
+        for other, lane in reversed(self._lanes.items()):
+            if other <= priority:
+                return False
+            if lane:
+                given = lane.pop()
+                del self._waiting[given.task_id, given.attempt]
+                await self._refuse(*given.replies)
+                return True
+        return False
+
+    async def _refuse(self, *replies: str) -> None:
         self.refused += 1
-        if self.closed:
-            await self._bus.nak([message.reply], _LEAVING_DELAY)
-            return
         now = time.monotonic()
         self._full_since = self._full_since or now
         longest = _SATURATED_DELAY if now - self._full_since > _SATURATED_AFTER else _LONGEST_DELAY
-        delay = min(longest, _FIRST_DELAY * 2 ** min(deliveries_of(message.reply) - 1, 16))
-        await self._bus.nak([message.reply], delay * random.uniform(0.75, 1.25))
+        delay = min(longest, _FIRST_DELAY * 2 ** min(deliveries_of(replies[0]) - 1, 16))
+        await self._bus.nak(replies, delay * random.uniform(0.75, 1.25))
 
     async def close(self) -> None:
         """Refuse what waits and whatever comes; return when nothing is on its way here any more, or 0.2 s later.

@@ -68,6 +68,23 @@ async def test_when_it_is_full_messages_go_back_with_a_growing_delay() -> None:
         assert middle * 0.75 <= delay <= middle * 1.25
 
 
+async def test_an_urgent_message_that_finds_it_full_takes_the_place_of_the_newest_less_urgent() -> None:
+    rig = Rig(2)
+    low, middle, high = (rig.inbox.receiver(priority) for priority in (30, 20, 10))
+    await low(message(1))
+    await low(message(2, delivered=3))
+    await middle(message(3))
+    assert [replies for replies, _ in rig.bus.naks] == [[message(2, delivered=3).reply]]
+    assert 0.006 <= rig.bus.naks[0][1] <= 0.01
+    await high(message(4))
+    await low(message(5))
+    await middle(message(6))
+    await high(message(7))
+    await high(message(8))  # among equals, who came first stays
+    assert [replies[0].split(".")[5] for replies, _ in rig.bus.naks] == ["2", "1", "5", "6", "3", "8"]
+    assert numbers(rig.inbox.take(9)) == [4, 7] and not rig.inbox.arrived.is_set()
+
+
 async def test_after_a_second_of_saturation_the_delay_may_reach_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("workers.inbox.time.monotonic", lambda: now)
