@@ -16,7 +16,7 @@ from dispatcher.one_trip import OneTrip
 from dispatcher.settings import Settings
 from state.sql import Sql
 
-__all__ = ["Database", "Transient", "connect", "connect_sync"]
+__all__ = ["BY_INDEX", "Database", "Transient", "connect", "connect_sync"]
 
 _log = logging.getLogger("dispatcher.database")
 
@@ -31,6 +31,10 @@ Transient = (
 # Custom plans flip to a hash join over the whole table at 500 to 1,000 ids on analysed tables of 20 to 40 thousand rows
 # and halve the throughput (10.3 against 21.3 thousand tasks a second, reference measurement).
 _OPTIONS = "-c plan_cache_mode=force_generic_plan"
+BY_INDEX = {"enable_seqscan": "off", "enable_bitmapscan": "off"}
+"""Settings for connections whose statements look rows up by key, and do so for weeks.  Their plans are made once, in a
+new installation on empty tables, where reading `tasks` whole is the cheapest plan; nothing makes them anew before
+the next ANALYZE."""
 _BEGIN, _ROLLBACK = Sql("BEGIN"), Sql("ROLLBACK")
 _ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20000}
 

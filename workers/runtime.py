@@ -18,7 +18,7 @@ from uuid import UUID, uuid4
 from dispatcher.app import Dispatcher
 from dispatcher.bus import Bus
 from dispatcher.cancelling import cancel_all
-from dispatcher.database import Database
+from dispatcher.database import BY_INDEX, Database
 from dispatcher.errors import ConfigurationError
 from dispatcher.metrics import WorkerMetrics
 from dispatcher.settings import Settings
@@ -84,8 +84,8 @@ class Worker:
         self.boot_id: UUID = uuid4()
         self.name = name or default_name()
         self._subjects = Subjects(settings.namespace)
-        self._claims = Database(settings, "dispatcher worker claim")
-        self._settles = Database(settings, "dispatcher worker settle")
+        self._claims = Database(settings, "dispatcher worker claim", **BY_INDEX)
+        self._settles = Database(settings, "dispatcher worker settle", **BY_INDEX)
         self._types: dict[int, TaskType[Any, Any, Any]] = {}
         self._queue_names: dict[int, str] = {}
         self.lanes = Lanes(bus, self._subjects, streams, queues)
@@ -159,7 +159,7 @@ class Worker:
         self.inbox = Inbox(self._bus, self._unreadable, self._may_wait)
         self.sessions = Sessions(self._settings, self._claims, self.name, self.boot_id)
         self.settler = Settler(self._settles, self._bus, self._subjects, self.sessions, self._settled)
-        self._inputs = Inputs(Database(self._settings, "dispatcher worker inputs"))
+        self._inputs = Inputs(Database(self._settings, "dispatcher worker inputs", **BY_INDEX))
         self.executor = Executor(
             self.pace.slots, self._queue_names, self._settings, self._app.resources, self.settler.finished,
             self.settler.progress, self._too_many_stuck, self._inputs,

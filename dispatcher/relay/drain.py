@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from psycopg.rows import TupleRow
 
 from dispatcher.bus import Bus, Outgoing
-from dispatcher.database import Database
+from dispatcher.database import BY_INDEX, Database
 from dispatcher.metrics import RelayMetrics
 from dispatcher.settings import Settings
 from dispatcher.subjects import Subjects
@@ -47,6 +47,7 @@ class Drain:
             settings,
             name,
             synchronous_commit="off",
+            **BY_INDEX,
             idle_in_transaction_session_timeout=f"{_TRANSACTION_SECONDS}s",
         )
         self._bus = bus

@@ -17,7 +17,7 @@ from psycopg.rows import TupleRow
 
 from dispatcher.bus import Bus
 from dispatcher.cancelling import cancel_all
-from dispatcher.database import Database, Transient
+from dispatcher.database import BY_INDEX, Database, Transient
 from dispatcher.errors import BusError, BusUnavailable
 from dispatcher.relay.chores import Chores
 from dispatcher.relay.drain import BATCH, Drain
@@ -58,7 +58,7 @@ class Leader:
     def __init__(self, settings: Settings, streams: StreamsConfig, bus: Bus, drain: Drain, name: str) -> None:
         self._subjects = subjects = Subjects(settings.namespace)
         self._settings, self._streams, self._bus, self.drain, self._name = settings, streams, bus, drain, name
-        self._database = Database(settings, name, statement_timeout="30s")
+        self._database = Database(settings, name, statement_timeout="30s", **BY_INDEX)
         self.sleep = Sleep(settings, name)
         self.chores = Chores(self._database, bus, subjects)
         self.rescuer = Rescuer(self._database, bus, subjects)
@@ -205,7 +205,7 @@ class Leader:
 
     async def _trim(self) -> None:
         # named like the others, so that a standby ends it with them
-        database = Database(self._settings, self._name, statement_timeout="30s")
+        database = Database(self._settings, self._name, statement_timeout="30s", **BY_INDEX)
         try:
             await Reconciler(database, self._bus, self._subjects).once()
         except (BusError, *Transient) as error:

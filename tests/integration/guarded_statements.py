@@ -170,7 +170,7 @@ _ASKERS = (*_PAUSES, {"knows_type": False}, {"session_lives": False})
 _CLAIM = {
     "queued": "t.state = 3 AND", "attempt": "AND t.attempt = i.attempt", "no cancel": "AND t.flags & 1 = 0",
     "tries left": "AND t.tries < t.max_tries", "not expired": "AND (t.expires_at IS NULL OR t.expires_at > now())",
-    "type known": "AND t.type_id = ANY (CAST(:types AS int[]))", "session lives": "AND expires_at > now()",
+    "type known": "AND t.type_id + 0 = ANY (CAST(:types AS int[]))", "session lives": "AND expires_at > now()",
     "not paused": "AND t.queue_id <> ALL (ARRAY(SELECT q.id FROM {s}.queues q WHERE q.paused))",
 }  # fmt: skip
 

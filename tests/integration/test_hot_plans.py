@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg.rows import tuple_row
 
-from dispatcher.database import connect_sync
+from dispatcher.database import BY_INDEX, connect_sync
 from dispatcher.settings import Settings
 from state import claims, outbox, settle
 from state.sql import Sql
@@ -34,7 +34,7 @@ BIG = ("tasks", "task_events", "outbox")
 @pytest.fixture
 def connection(settings: Settings) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
     """A connection made like those of relay and worker, on tables with a past."""
-    with connect_sync(settings, "test") as made:
+    with connect_sync(settings, "test", **BY_INDEX) as made:
         made.row_factory = tuple_row
         made.execute("SET synchronous_commit = off")
         for statement in (GENERATE + BACKLOG).format(s="dispatcher", total=ROWS).split(";\n"):
@@ -52,6 +52,18 @@ def test_no_batch_reads_a_whole_table(connection: psycopg.Connection[tuple[objec
         # a join that reads one side whole would do so per batch; the rows of a batch are found one by one
         joins = [line for line in plan.splitlines() if re.search(r"(Hash|Merge) .*Join", line)]
         assert not joins, f"{name}:\n{plan}"
+
+
+def test_plans_made_on_empty_tables_are_good_for_full_ones(settings: Settings) -> None:
+    """In a new installation they are made before the first task, and live as long as the connection."""
+    with connect_sync(settings, "test", **BY_INDEX) as connection:
+        for name, sql in HOT.items():
+            plan = plan_of(connection, name, sql)
+            for table in BIG:
+                assert not re.search(rf"(Seq|Bitmap Heap) Scan on {table}\b", plan), f"{name}:\n{plan}"
+            assert not re.search(r"tasks_(type|queue)_id_id", plan), f"{name}:\n{plan}"
+            scans = re.findall(r"Index Scan using tasks_pkey.*\n\s+(.*)", plan)
+            assert all("Index Cond: (id = " in condition for condition in scans), f"{name}:\n{plan}"
 
 
 def plan_of(connection: psycopg.Connection[tuple[object, ...]], name: str, sql: Sql) -> str:
