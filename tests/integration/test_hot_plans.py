@@ -13,7 +13,8 @@ import psycopg
 import pytest
 from psycopg.rows import tuple_row
 
-from dispatcher.database import BY_INDEX, connect_sync
+from dispatcher.bench.tasks import app, noop
+from dispatcher.database import BY_INDEX, Database, connect_sync
 from dispatcher.settings import Settings
 from state import claims, outbox, settle
 from state.sql import Sql
@@ -28,6 +29,9 @@ HOT = {
     "succeed": settle.SUCCEED,
     "leave": settle.LEAVE,
 }
+_PREPARED = Sql("""
+SELECT name, cardinality(parameter_types) FROM pg_prepared_statements WHERE statement LIKE 'WITH locked AS%'
+""")
 BIG = ("tasks", "task_events", "outbox")
 
 
@@ -64,6 +68,31 @@ def test_plans_made_on_empty_tables_are_good_for_full_ones(settings: Settings) -
             assert not re.search(r"tasks_(type|queue)_id_id", plan), f"{name}:\n{plan}"
             scans = re.findall(r"Index Scan using tasks_pkey.*\n\s+(.*)", plan)
             assert all("Index Cond: (id = " in condition for condition in scans), f"{name}:\n{plan}"
+
+
+async def test_a_plan_made_on_a_small_table_does_not_outlive_its_growth(settings: Settings) -> None:
+    """Reading 40 tasks whole is right; the same plan for 30,000 would read them all at every settle."""
+    database = Database(settings, "test", **BY_INDEX)
+    nothing = {"session": 0, "ids": [], "attempts": [], "results": [], "batches": []}
+
+    async def plan() -> str:
+        [[name, types]] = await database.run(_PREPARED)
+        values = ", ".join(["NULL"] * types)
+        return "\n".join(row[0] for row in await database.run(Sql(f"EXPLAIN EXECUTE {name}({values})")))
+
+    try:
+        app.configure(settings)
+        with connect_sync(settings, "test") as connection:
+            app.enqueue_many(connection, [noop.call(n) for n in range(40)])
+            connection.execute("VACUUM ANALYZE")
+            await database.run(settle.SUCCEED, nothing)
+            assert "Index Cond: (id = i.id)" not in await plan()
+            app.enqueue_many(connection, [noop.call(n) for n in range(ROWS)])
+        for _ in range(32):
+            await database.run(settle.SUCCEED, nothing)
+        assert "Index Cond: (id = i.id)" in await plan()
+    finally:
+        await database.close()
 
 
 def plan_of(connection: psycopg.Connection[tuple[object, ...]], name: str, sql: Sql) -> str:
