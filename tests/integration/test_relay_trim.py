@@ -57,6 +57,7 @@ async def test_a_relay_stops_at_once_while_it_searches(fleet: Fleet, monkeypatch
     fleet.enqueue(apps.note.call(1))
     await fleet.signal(relay, searching)
     await asyncio.wait_for(fleet.stop(relay), 15)
+    assert relay.leader is None and not relay.led.is_set()
 
 
 def test_the_search_looks_finished_tasks_up_by_their_ids(database_url: str) -> None:
