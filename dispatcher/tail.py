@@ -100,9 +100,11 @@ class Tail:
 
     async def _published(self, message: Message) -> None:
         try:
-            self._add(decode(message.data).task_id, State.QUEUED)
+            references = decode(message.data)
         except ValueError:
             return
+        for reference in references:
+            self._add(reference.task_id, State.QUEUED)
 
     def _add(self, task_id: UUID, state: State) -> None:
         if self._states and state not in self._states:

@@ -1,12 +1,15 @@
-"""The message on the stream: a reference to one attempt of one task, never its arguments.  Pure.
+"""The message on the stream: references to attempts of tasks, never their arguments.  Pure.
 
-Version 1, 25 bytes: version byte 1, 16 bytes task id, 4 bytes attempt, 4 bytes dispatch number, big endian.
+Version 1: version byte 1, then for each task 16 bytes task id, 4 bytes attempt, 4 bytes dispatch number, big endian.
+As a rule it is one task; of a deep backlog of short tasks several travel in one message (``dispatcher.relay.flow``).
 A message that is not of a known version is quarantined by the worker, never guessed at.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
+from hashlib import blake2b
 from struct import Struct, error
 from typing import NamedTuple
 from uuid import UUID
@@ -17,13 +20,16 @@ __all__ = [
     "decode_cancel",
     "decode_settled",
     "encode",
+    "encode_all",
     "encode_cancel",
     "encode_settled",
     "message_id",
+    "message_id_of_all",
     "parse_time",
 ]
 
-_V1 = Struct(">B16sII")
+_VERSION = b"\x01"
+_REFERENCE = Struct(">16sII")
 _SETTLED = Struct(">16sB")
 _CANCEL = Struct(">16sI")
 
@@ -37,24 +43,38 @@ class Reference(NamedTuple):
 
 
 def encode(task_id: UUID, attempt: int, dispatch: int) -> bytes:
-    """The message body."""
-    return _V1.pack(1, task_id.bytes, attempt, dispatch)
+    """The message body for one task."""
+    return _VERSION + _REFERENCE.pack(task_id.bytes, attempt, dispatch)
 
 
-def decode(body: bytes) -> Reference:
-    """Read a message body.  Raises ``ValueError`` if it is not one of ours."""
+def encode_all(references: Iterable[tuple[UUID, int, int]]) -> bytes:
+    """The message body for several tasks."""
+    pack = _REFERENCE.pack
+    return _VERSION + b"".join([pack(task_id.bytes, attempt, dispatch) for task_id, attempt, dispatch in references])
+
+
+def decode(body: bytes) -> list[Reference]:
+    """Read a message body: at least one reference.  Raises ``ValueError`` if it is not one of ours."""
     try:
-        version, task_id, attempt, dispatch = _V1.unpack(body)
+        found = [Reference(UUID(bytes=id), *numbers) for id, *numbers in _REFERENCE.iter_unpack(body[1:])]
     except error:
-        raise ValueError(f"{len(body)} bytes instead of {_V1.size}") from None
-    if version != 1:
-        raise ValueError(f"unknown message version {version}")
-    return Reference(UUID(bytes=task_id), attempt, dispatch)
+        raise ValueError(f"{len(body)} bytes instead of {1 + _REFERENCE.size}") from None
+    if body[:1] != _VERSION or not found:
+        raise ValueError(f"unknown message version {body[0]}" if body[1:] else f"{len(body)} bytes are no message")
+    return found
 
 
 def message_id(task_id: UUID, attempt: int, dispatch: int) -> str:
     """The deduplication id: the same only for a true repeat of one dispatch."""
     return f"{task_id.hex}:{attempt}:{dispatch}"
+
+
+def message_id_of_all(body: bytes) -> str:
+    """The same for the body of several: only the very same ones are a repeat.
+
+    An id that named the first of them only would let the server drop, as a repeat, a message whose others are new.
+    """
+    return blake2b(body, digest_size=16).hexdigest()
 
 
 def encode_settled(ended: list[tuple[UUID, int]]) -> bytes:

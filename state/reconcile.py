@@ -48,8 +48,10 @@ SELECT (SELECT count(*) FROM old), (SELECT count(*) FROM gone), (SELECT count(*)
 
 # Whether a message has anything left to say: everything else is acknowledged without a run when a worker gets it.
 NEEDED = Sql("""
-SELECT EXISTS (SELECT FROM {s}.tasks
-               WHERE id = :id AND state = 3 AND attempt = :attempt AND dispatch = :dispatch)
+SELECT EXISTS (
+    SELECT FROM unnest(CAST(:ids AS uuid[]), CAST(:attempts AS int[]), CAST(:dispatches AS int[]))
+        AS r (id, attempt, dispatch)
+    JOIN {s}.tasks t ON t.id = r.id WHERE t.state = 3 AND t.attempt = r.attempt AND t.dispatch = r.dispatch)
 """)
 
 STREAM_SEEN = Sql("SELECT created FROM {s}.streams_seen WHERE name = :name")

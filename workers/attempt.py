@@ -13,6 +13,7 @@ from dispatcher.context import Context
 from dispatcher.task import TaskType
 from state.machine import Reason, State
 from workers.capture import LogLines
+from workers.messages import Parcel
 from workers.session import Session
 
 __all__ = ["Attempt", "Delivery", "Home", "Outcome", "Stop"]
@@ -20,24 +21,16 @@ __all__ = ["Attempt", "Delivery", "Home", "Outcome", "Stop"]
 
 @dataclass(slots=True)
 class Delivery:
-    """A message that waits here to be claimed."""
+    """An attempt that a message named, and that waits here to be claimed."""
 
     task_id: UUID
     attempt: int
-    reply: str
-    subject: str
-    received_at: float
-    more_replies: list[str] | tuple[()] = ()
-    """Replies of further messages for the same attempt: all are acked together."""
+    parcels: tuple[Parcel, ...]
+    """The message, and further ones for the same attempt: all share its fate."""
 
-    @property
-    def replies(self) -> list[str]:
-        """Every reply to acknowledge."""
-        return [self.reply, *self.more_replies]
-
-    def join(self, replies: list[str]) -> None:
+    def join(self, parcels: tuple[Parcel, ...]) -> None:
         """Another message for the same attempt came."""
-        self.more_replies = [*self.more_replies, *replies]
+        self.parcels += parcels
 
 
 class Stop(Enum):
@@ -99,7 +92,6 @@ class Attempt:
     hard_at: float | None = None
     """When it is ended, in monotonic seconds."""
     soft_at: float | None = None
-    shown_at: float = 0.0
     in_thread: bool = False
     has_slot: bool = False
     stuck: bool = False

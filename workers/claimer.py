@@ -23,6 +23,7 @@ from state import claims, requests
 from state.machine import State
 from workers.attempt import Attempt, Delivery
 from workers.inbox import Inbox, deliveries_of
+from workers.messages import Held, Parcel, acknowledge, give_back
 from workers.session import Session
 from workers.sessions import Sessions
 
@@ -164,14 +165,14 @@ class Claimer:
         mine = self._held.get(delivery.task_id)
         if mine is None or mine.number != delivery.attempt or mine.session.lost:
             return False
-        mine.delivery.join(delivery.replies)
+        mine.delivery.join(delivery.parcels)
         return True
 
     async def _give_back(self, batch: list[Delivery]) -> None:
         """No database: 1 to 5 s later, to whoever reaches it."""
         for delivery in batch:
             if delivery.task_id not in self._held:
-                await self._bus.nak(delivery.replies, random.uniform(1.0, 5.0))
+                await give_back(self._bus, [delivery], random.uniform(1.0, 5.0))
 
     async def _missed(self, session: Session, missed: list[Delivery]) -> None:
         """Decide about each delivery that was not claimed, by what its row says now."""
@@ -185,8 +186,7 @@ class Claimer:
     async def _stale(self, session: Session, deliveries: list[Delivery]) -> None:
         """Somebody else has it or had it, or it ended: the message has nothing to say any more."""
         self.counts["stale"] += len(deliveries)
-        for delivery in deliveries:
-            await self._bus.ack(delivery.replies)
+        await acknowledge(self._bus, deliveries)
 
     async def _mine(self, session: Session, deliveries: list[Delivery]) -> None:
         """An earlier claim of this very session whose reply was lost: adopt it."""
@@ -197,9 +197,8 @@ class Claimer:
     async def _locked(self, session: Session, deliveries: list[Delivery]) -> None:
         """Only skipped because somebody holds its row: again in 2 ms, and later and later while that goes on."""
         for delivery in deliveries:
-            await self._bus.nak(
-                delivery.replies, min(1.0, _LOCKED_SECONDS * 2 ** min(deliveries_of(delivery.reply), 10))
-            )
+            times = deliveries_of(delivery.parcels[0].reply)
+            await give_back(self._bus, [delivery], min(1.0, _LOCKED_SECONDS * 2 ** min(times, 10)))
 
     async def _unknown_type(self, session: Session, deliveries: list[Delivery]) -> None:
         """No code for it here: give it to another worker, without haste and without a write.
@@ -210,9 +209,9 @@ class Claimer:
         self.counts["unknown_type"] += len(deliveries)
         now = time.monotonic()
         for delivery in deliveries:
-            delay = min(30.0, max(1.0, deliveries_of(delivery.reply) / 4) * random.uniform(1.0, 2.0))
+            delay = min(30.0, max(1.0, deliveries_of(delivery.parcels[0].reply) / 4) * random.uniform(1.0, 2.0))
             self._away[delivery.task_id] = now + delay + 1.0
-            await self._bus.nak(delivery.replies, delay)
+            await give_back(self._bus, [delivery], delay)
 
     @property
     def away(self) -> int:
@@ -232,9 +231,7 @@ class Claimer:
             row[0] for row in await self._database.run(requests.PARK, {key: params[key] for key in ("ids", "attempts")})
         }
         self.counts["parked"] += len(parked)
-        for delivery in deliveries:
-            if delivery.task_id in parked:
-                await self._bus.ack(delivery.replies)
+        await acknowledge(self._bus, [delivery for delivery in deliveries if delivery.task_id in parked])
         await self._locked(session, [delivery for delivery in deliveries if delivery.task_id not in parked])
 
     async def _expired(self, session: Session, deliveries: list[Delivery]) -> None:
@@ -248,22 +245,23 @@ class Claimer:
         """No such task, or an attempt that does not exist yet: keep the evidence, never run it."""
         for delivery in deliveries:
             payload = delivery.task_id.bytes + delivery.attempt.to_bytes(4, "big")
-            await self._quarantine(delivery.subject, payload, "no such task or attempt", delivery.replies)
+            await self._quarantine(delivery, payload, "no such task or attempt")
 
     async def unreadable(self, message: Message, why: str) -> None:
         """A message that is not one of ours."""
-        await self._quarantine(message.subject, message.data[:1000], why, [message.reply])
+        await self._quarantine(Parcel(message.reply, message.subject, time.monotonic()), message.data[:1000], why)
 
-    async def _quarantine(self, subject: str, payload: bytes, why: str, replies: list[str]) -> None:
+    async def _quarantine(self, held: Held, payload: bytes, why: str) -> None:
+        subject = held.parcels[0].subject
         self.counts["quarantined"] += 1
         _log.warning("message on %s quarantined: %s", subject, why)
         params = {"subject": subject, "payload": bytes(payload), "why": why, "worker": self._worker}
         try:
             await self._database.run(claims.QUARANTINE, params)
         except Transient:
-            await self._bus.nak(replies, random.uniform(1.0, 5.0))
+            await give_back(self._bus, [held], random.uniform(1.0, 5.0))
             return
-        await self._bus.ack(replies)
+        await acknowledge(self._bus, [held])
 
 
 def _verdict(row: TupleRow) -> str:

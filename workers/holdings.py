@@ -64,7 +64,7 @@ class Holdings:
         delivery = self._inbox.find(wanted) or next(under_way, None)
         if delivery is None:
             return None
-        age = time.monotonic() - delivery.received_at
+        age = time.monotonic() - delivery.parcels[0].received_at
         return {"id": str(wanted), "attempt": delivery.attempt, "place": "received", "age": round(age, 3)}
 
     def _shown(self, attempt: Attempt) -> dict[str, Any]:

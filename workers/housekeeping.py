@@ -11,6 +11,7 @@ from workers.attempt import Stop
 from workers.executor import Executor
 from workers.inbox import Inbox
 from workers.lanes import Lanes
+from workers.messages import give_back
 
 __all__ = ["keep_house"]
 
@@ -26,14 +27,14 @@ async def keep_house(bus: Bus, lanes: Lanes, inbox: Inbox, executor: Executor) -
         now = time.monotonic()
         quiet: list[str] = []
         for attempt in list(executor.running.values()):
-            shown = max(attempt.shown_at, attempt.delivery.received_at)
-            if now - shown > lanes.quiet_seconds:
-                attempt.shown_at = now
-                quiet.extend(attempt.delivery.replies)
+            for parcel in attempt.delivery.parcels:
+                if now - max(parcel.shown_at, parcel.received_at) > lanes.quiet_seconds and not parcel.gone:
+                    parcel.shown_at = now
+                    quiet.append(parcel.reply)
         await bus.in_progress(quiet)
         if executor.processes is not None:
             executor.processes.check_memory()
         for attempt in [a for a in executor.ready if now - a.claimed_at > _LONGEST_AHEAD_SECONDS]:
             executor.stop_one(attempt, Stop.RELEASE)
         for delivery in inbox.take_older(now - _LONGEST_WAIT_SECONDS):  # another worker may have a slot
-            await bus.nak(delivery.replies, random.uniform(0.1, 1.0))
+            await give_back(bus, [delivery], random.uniform(0.1, 1.0))

@@ -15,8 +15,9 @@ from typing import Any
 from uuid import UUID
 
 from dispatcher.bus import Bus, Message
-from dispatcher.wire import decode
+from dispatcher.wire import Reference, decode
 from workers.attempt import Delivery
+from workers.messages import Held, Parcel, give_back
 
 __all__ = ["Inbox", "deliveries_of"]
 
@@ -51,6 +52,8 @@ class Inbox:
         """Whether everything is refused: the worker drains."""
         self.arrived = asyncio.Event()
         self.refused = 0
+        self.messages, self.tasks = 0, 0
+        """What was received since the start, refused or not."""
         self._full_since: float | None = None
 
     def __len__(self) -> int:
@@ -63,54 +66,65 @@ class Inbox:
 
         async def receive(message: Message) -> None:
             try:
-                reference = decode(message.data)
+                references = decode(message.data)
             except ValueError as error:
                 await self._unreadable(message, str(error))
                 return
-            key = (reference.task_id, reference.attempt)
-            twin = self._waiting.get(key)
-            if twin is not None:
-                twin.join([message.reply])
-            elif self.closed:
-                await self._bus.nak([message.reply], _LEAVING_DELAY)
+            self.messages += 1
+            self.tasks += len(references)
+            parcel = Parcel(message.reply, message.subject, time.monotonic(), len(references))
+            new = [found for found in references if not self._joins(found, parcel)]
+            if not new:
+                return
+            if self.closed:
+                await give_back(self._bus, [parcel], _LEAVING_DELAY)
                 self.refused += 1
             elif len(self._waiting) < self._limit():
                 self._full_since = None
-                self._keep(lane, Delivery(*key, message.reply, message.subject, time.monotonic()))
-            elif await self._made_room(priority):
-                self._keep(lane, Delivery(*key, message.reply, message.subject, time.monotonic()))
+                self._keep(lane, new, parcel)
+            elif await self._made_room(priority, len(new)):
+                self._keep(lane, new, parcel)
             else:
-                await self._refuse(message.reply)
+                await self._refuse(parcel)
 
         return receive
 
-    def _keep(self, lane: deque[Delivery], delivery: Delivery) -> None:
-        self._waiting[delivery.task_id, delivery.attempt] = delivery
-        lane.append(delivery)
+    def _joins(self, found: Reference, parcel: Parcel) -> bool:
+        """A second message for an attempt that waits here: it shares the fate of the first."""
+        twin = self._waiting.get((found.task_id, found.attempt))
+        if twin is None:
+            return False
+        twin.join((parcel,))
+        return True
+
+    def _keep(self, lane: deque[Delivery], references: list[Reference], parcel: Parcel) -> None:
+        parcels = (parcel,)
+        for task_id, attempt, _ in references:
+            delivery = self._waiting[task_id, attempt] = Delivery(task_id, attempt, parcels)
+            lane.append(delivery)
         self.arrived.set()
 
-    async def _made_room(self, priority: int) -> bool:
+    async def _made_room(self, priority: int, places: int) -> bool:
         """Give back the newest of the least urgent that wait, if they are less urgent than ``priority``.
 
         Otherwise an urgent message that finds us full of others would compete with all of them for each free place.
         """
+        given: list[Delivery] = []
         for other, lane in reversed(self._lanes.items()):
-            if other <= priority:
-                return False
-            if lane:
-                given = lane.pop()
-                del self._waiting[given.task_id, given.attempt]
-                await self._refuse(*given.replies)
-                return True
-        return False
+            while other > priority and lane and len(given) < places:
+                given.append(lane.pop())
+        for delivery in given:
+            del self._waiting[delivery.task_id, delivery.attempt]
+            await self._refuse(delivery)
+        return bool(given)
 
-    async def _refuse(self, *replies: str) -> None:
+    async def _refuse(self, held: Held) -> None:
         self.refused += 1
         now = time.monotonic()
         self._full_since = self._full_since or now
         longest = _SATURATED_DELAY if now - self._full_since > _SATURATED_AFTER else _LONGEST_DELAY
-        delay = min(longest, _FIRST_DELAY * 2 ** min(deliveries_of(replies[0]) - 1, 16))
-        await self._bus.nak(replies, delay * random.uniform(0.75, 1.25))
+        delay = min(longest, _FIRST_DELAY * 2 ** min(deliveries_of(held.parcels[0].reply) - 1, 16))
+        await give_back(self._bus, [held], delay * random.uniform(0.75, 1.25))
 
     async def close(self) -> None:
         """Refuse what waits and whatever comes; return when nothing is on its way here any more, or 0.2 s later.
@@ -120,8 +134,7 @@ class Inbox:
         only in the silence after that we unsubscribe.  Where others of the group go on, nothing is lost without it.
         """
         self.closed = True
-        for delivery in self.take(len(self)):
-            await self._bus.nak(delivery.replies, _LEAVING_DELAY)
+        await give_back(self._bus, self.take(len(self)), _LEAVING_DELAY)
         for _ in range(_SILENCE_TRIES):
             before = self.refused
             await asyncio.sleep(_SILENCE_SECONDS)
@@ -148,7 +161,7 @@ class Inbox:
         """The deliveries that wait since before ``moment`` (monotonic seconds)."""
         taken: list[Delivery] = []
         for lane in self._lanes.values():
-            while lane and lane[0].received_at < moment:
+            while lane and lane[0].parcels[0].received_at < moment:
                 delivery = lane.popleft()
                 del self._waiting[delivery.task_id, delivery.attempt]
                 taken.append(delivery)

@@ -58,7 +58,7 @@ class Measure:
             self._metrics.started.labels(task, self._queue_names.get(queue, "")).inc(count)
         now, wait = time.time(), self._metrics.queue_wait.observe
         for attempt in attempts:
-            if since := stored_at(attempt.delivery.reply):
+            if since := stored_at(attempt.delivery.parcels[0].reply):
                 wait(attempt.task_type.name, max(0.0, now - since))
 
     def settled(self, attempts: list[Attempt], accepted: Mapping[UUID, State]) -> None:

@@ -34,12 +34,14 @@ class Presence:
         describe: Callable[[], dict[str, Any]],
         more: Callable[[Mapping[str, Any]], dict[str, Any]],
         want: Callable[[], int],
+        received: Callable[[], tuple[int, int]],
         cancel: Callable[[UUID, int], None],
         control: Callable[[Message], Awaitable[None]],
     ) -> None:
         self._bus, self._subjects = bus, subjects
         self._describe, self._more, self._want, self._cancel = describe, more, want, cancel
-        self._control = control
+        self._control, self._received = control, received
+        self._before, self._mean, self._together = (0, 0), 1.0, 1.0
         self._subscriptions: list[Subscription] = []
         self.announced = want()
         """What the leader was told last, and may still count on."""
@@ -58,16 +60,34 @@ class Presence:
         """Announce until cancelled."""
         silent = _ANNOUNCE_SECONDS
         while True:
-            want = self._want()
-            if silent >= _ANNOUNCE_SECONDS or abs(want - self.announced) > _SMALLEST_CHANGE * self.announced:
+            want, together = self._want(), self._tasks_in_a_message()
+            if (
+                silent >= _ANNOUNCE_SECONDS
+                or abs(want - self.announced) > _SMALLEST_CHANGE * self.announced
+                or abs(together - self._together) > _SMALLEST_CHANGE * self._together
+            ):
+                self._together = together
                 await self._announce(want)
                 self.announced, silent = want, 0.0
             await asyncio.sleep(_LOOK_SECONDS)
             silent += _LOOK_SECONDS
 
+    def _tasks_in_a_message(self) -> float:
+        """A mean in which the last 0.1 s count half."""
+        before, self._before = self._before, self._received()
+        messages, tasks = self._before[0] - before[0], self._before[1] - before[1]
+        if messages:
+            self._mean += (tasks / messages - self._mean) / 2
+        return self._mean
+
     async def _announce(self, want: int) -> None:
         about = self._describe()
-        body = {"worker": f"{about['worker']}/{about['boot_id']}", "want": want, "queues": about["queues"]}
+        body = {
+            "worker": f"{about['worker']}/{about['boot_id']}",
+            "want": want,
+            "queues": about["queues"],
+            "together": round(self._together, 1),
+        }
         await self._bus.publish(self._subjects.demand, json.dumps(body).encode())
         self.announced_at = time.time()
 

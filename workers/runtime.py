@@ -176,7 +176,7 @@ class Worker:
         self._presence = Presence(
             self._bus, self._subjects, self.describe,
             Holdings(self.executor, self.inbox, self.claimer, self._types, self._queue_names).answer,
-            lambda: self.pace.want + self.claimer.away, self._cancel,
+            lambda: self.pace.want + self.claimer.away, lambda: (self.inbox.messages, self.inbox.tasks), self._cancel,
             Control(self._bus, self.name, self.boot_id, self.drain, self.stop).asked,
         )  # fmt: skip
         self._leaving = Leaving(self.lanes, self.inbox, self.claimer, self.executor, self.settler)

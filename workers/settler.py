@@ -25,6 +25,7 @@ from dispatcher.wire import encode_settled
 from state import claims, settle
 from state.machine import FINAL, Flag, Reason, State
 from workers.attempt import Attempt, Outcome
+from workers.messages import acknowledge, give_back
 from workers.session import Session
 from workers.sessions import Sessions
 
@@ -201,8 +202,7 @@ class Settler:
                 self._waiting.append(attempt)
             elif state == State.QUEUED and row_attempt == number:
                 # the claim itself is gone (a database that lost its last commits): the message is needed again
-                await self._bus.nak(attempt.delivery.replies, 0)
-                attempt.delivery.more_replies, attempt.delivery.reply = (), ""
+                await give_back(self._bus, [attempt.delivery], 0)
             else:
                 self.refused += 1
                 if state is not None:  # it may be our own outcome whose answer was lost: say it now
@@ -213,7 +213,7 @@ class Settler:
 
     async def _announce(self, session: Session, settled: list[Attempt], accepted: dict[UUID, State]) -> None:
         """Acknowledge, free what the attempts held, and tell whoever waits for a result."""
-        await self._bus.ack([reply for attempt in settled for reply in attempt.delivery.replies if reply])
+        await acknowledge(self._bus, [attempt.delivery for attempt in settled])
         for batch, count in Counter([attempt.batch for attempt in settled]).items():
             session.settled(batch, count)
         await self.tell(accepted)

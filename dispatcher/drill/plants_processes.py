@@ -33,7 +33,7 @@ def ack_first() -> None:
 
     async def acking(self: Any, batch: Any) -> int:
         for delivery in batch:
-            await self._bus.ack(delivery.replies)
+            await self._bus.ack([parcel.reply for parcel in delivery.parcels])
         await asyncio.sleep(_A_MOMENT)
         return int(await claim(self, batch))
 
@@ -61,6 +61,8 @@ def id_without_dispatch() -> None:
     """M5: a message that is sent again looks like the one before."""
     drain: Any = import_module("dispatcher.relay.drain")
     drain.message_id = lambda task, attempt, dispatch: f"{task.hex}:{attempt}"
+    decode = import_module("dispatcher.wire").decode
+    drain.message_id_of_all = lambda body: "+".join(f"{task.hex}:{attempt}" for task, attempt, _ in decode(body))
 
 
 def mark_before_confirmed() -> None:
@@ -118,7 +120,7 @@ def nak_stale() -> None:
 
     async def again(self: Any, session: Any, deliveries: Any) -> None:
         for delivery in deliveries:
-            await self._bus.nak(delivery.replies, 0.1)
+            await self._bus.nak([parcel.reply for parcel in delivery.parcels], 0.1)
 
     claimer._stale = again
 

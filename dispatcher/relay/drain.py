@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from uuid import UUID
 
 from psycopg.rows import TupleRow
 
@@ -20,7 +21,7 @@ from dispatcher.database import BY_INDEX, Database
 from dispatcher.metrics import RelayMetrics
 from dispatcher.settings import Settings
 from dispatcher.subjects import Subjects
-from dispatcher.wire import encode, message_id
+from dispatcher.wire import encode, encode_all, message_id, message_id_of_all
 from state import outbox
 from state.locks import FULL_RECONCILE, advisory_key
 from state.registry import LANE_MAP
@@ -60,7 +61,9 @@ class Drain:
         self._key = dict(zip(("k1", "k2"), advisory_key(settings.db_schema, FULL_RECONCILE), strict=True))
         self.metrics = RelayMetrics()
         self.on_published: Callable[[Mapping[str, int]], None] | None = None
-        """Told of every larger batch that was stored: messages by subject."""
+        """Told of every larger batch that was stored: tasks by subject."""
+        self.together: Callable[[str, int], int] | None = None
+        """How many of so many tasks for a subject one message may carry; else each has its own."""
         self.published = 0
         """Messages confirmed by the stream since the start."""
         self.first_delete_at: float | None = None
@@ -88,7 +91,8 @@ class Drain:
             if rows:
                 if self.first_delete_at is None:
                     self.first_delete_at = started
-                await self._bus.store(await self._outgoing(rows), _PUBLISH_SECONDS)
+                outgoing, counts = await self._outgoing(rows)
+                await self._bus.store(outgoing, _PUBLISH_SECONDS)
             await self._database.run(_COMMIT)
         except BaseException:
             self.metrics.publish_errors.inc()
@@ -99,21 +103,32 @@ class Drain:
         if rows:
             self.published += len(rows)
             if self.on_published and len(rows) >= _BURST:
-                counts = Counter(row[4] for row in rows)  # a lane may have been forgotten meanwhile
-                self.on_published({self._lanes[lane]: n for lane, n in counts.items() if lane in self._lanes})
+                self.on_published(counts)
             self.metrics.published.inc(len(rows))
             self.metrics.lag.observe(time.monotonic() - started)
         await self._mark(now)
         return len(rows)
 
-    async def _outgoing(self, rows: list[TupleRow]) -> list[Outgoing]:
-        lanes = self._lanes
-        if any(row[4] not in lanes for row in rows):
+    async def _outgoing(self, rows: list[TupleRow]) -> tuple[list[Outgoing], dict[str, int]]:
+        """What goes to the stream, and how many tasks that is for each subject."""
+        by_lane: dict[int, list[tuple[UUID, int, int]]] = defaultdict(list)
+        for _, task, attempt, dispatch, lane in rows:
+            by_lane[lane].append((task, attempt, dispatch))
+        if not by_lane.keys() <= self._lanes.keys():
             await self._read_lanes()
-        return [
-            (lanes[lane], encode(task, attempt, dispatch), message_id(task, attempt, dispatch))
-            for _, task, attempt, dispatch, lane in rows
-        ]
+        outgoing: list[Outgoing] = []
+        for lane, references in by_lane.items():
+            outgoing += self._messages(self._lanes[lane], references)
+        return outgoing, {self._lanes[lane]: len(references) for lane, references in by_lane.items()}
+
+    def _messages(self, subject: str, references: list[tuple[UUID, int, int]]) -> Iterator[Outgoing]:
+        size = self.together(subject, len(references)) if self.together else 1
+        if size == 1:
+            yield from ((subject, encode(*reference), message_id(*reference)) for reference in references)
+            return
+        for start in range(0, len(references), size):
+            body = encode_all(references[start : start + size])
+            yield subject, body, message_id_of_all(body)
 
     async def _read_lanes(self) -> None:
         for row in await self._database.run(LANE_MAP):

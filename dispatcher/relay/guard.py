@@ -56,6 +56,7 @@ class Guard:
         self._bus.on_reconnect.append(self._look_again)
         self._leader.on_blocked = self._look_again
         self._leader.drain.on_published = self._published
+        self._leader.drain.together = self._together
         seen = True
         try:
             while True:
@@ -72,7 +73,7 @@ class Guard:
                             await asyncio.sleep(_SHARE_SECONDS)
         finally:
             self._bus.on_reconnect.remove(self._look_again)
-            self._leader.drain.on_published = None
+            self._leader.drain.on_published = self._leader.drain.together = None
             await demand.unsubscribe()
 
     def _look_again(self) -> None:
@@ -83,13 +84,18 @@ class Guard:
     def _published(self, batch: Mapping[str, int]) -> None:
         """A lane that had no work was just given more than it may have outstanding: size it now, not at the next look.
 
-        ``batch`` counts the messages by subject.
+        ``batch`` counts the tasks by subject.
         """
         for subject, count in batch.items():
             queue, lane = subject.split(".")[-2:]
             if self._hungry.get(queue, {}).get(lane) is False and count > self._shares.limit(queue, lane):
                 self._hungry[queue][lane] = True
                 self._shares.changed.set()
+
+    def _together(self, subject: str, count: int) -> int:
+        """How many of ``count`` tasks for a subject one message may carry."""
+        queue, lane = subject.split(".")[-2:]
+        return self._shares.together(queue, lane, count)
 
     async def _wait_for_change(self) -> None:
         """Until a worker announces something new, or it is time to see whether a lane fills what it was given.

@@ -129,9 +129,10 @@ class Reconciler:
 
     async def _is_needed(self, data: bytes) -> bool:
         try:
-            task, attempt, dispatch = decode(data)
+            references = decode(data)
         except ValueError:
             return True  # not one of ours: a worker keeps the evidence
-        params = {"id": task, "attempt": attempt, "dispatch": dispatch}
+        ids, attempts, dispatches = zip(*references, strict=True)
+        params = {"ids": list(ids), "attempts": list(attempts), "dispatches": list(dispatches)}
         [(needed,)] = await self._database.run(reconcile.NEEDED, params)
         return bool(needed)

@@ -21,6 +21,7 @@ from tests.fixtures.patience import PATIENCE, until
 from workers.attempt import Attempt, Delivery, Outcome, Stop
 from workers.executor import Executor
 from workers.inputs import Inputs
+from workers.messages import Parcel
 from workers.processes import Processes
 from workers.session import Session
 
@@ -49,8 +50,8 @@ class Bench:
 
     def start(self, kind: Any, *args: Any, **meta: Any) -> Attempt:
         attempt = Attempt(
-            Delivery(new_id(), 1, "", "", 0.0), Session(1, 0.0), 1, 1, 2, kind, 1, kind.call(*args).args, meta,
-            time.monotonic(),
+            Delivery(new_id(), 1, (Parcel("", "", 0.0),)), Session(1, 0.0), 1, 1, 2, kind, 1, kind.call(*args).args,
+            meta, time.monotonic(),
         )  # fmt: skip
         self.executor.submit([attempt])
         return attempt

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.relay.flow import Demand, Shares, share_out
+from dispatcher.relay.flow import MOST_TOGETHER, Demand, Shares, share_out
 
 
 def three(high: bool = False, default: bool = False, low: bool = False) -> dict[str, bool]:
@@ -54,8 +54,56 @@ def test_the_sum_stays_within_one_and_a_half_times_the_want(
     assert sum(limits.values()) <= 1.5 * total + slack
 
 
-def announcement(worker: str, want: int, *queues: str) -> Any:
-    return SimpleNamespace(data=json.dumps({"worker": worker, "want": want, "queues": queues}).encode())
+def announcement(worker: str, want: int, *queues: str, **more: Any) -> Any:
+    return SimpleNamespace(data=json.dumps({"worker": worker, "want": want, "queues": queues, **more}).encode())
+
+
+LANE = ("q", "default")
+HUNGRY = {"q": {"default": True}}
+
+
+def test_a_lane_whose_messages_carry_several_tasks_may_have_fewer_of_them() -> None:
+    assert share_out([Demand("w", 1600, ("q",))], HUNGRY, {LANE: 16}) == {LANE: 100}
+    assert share_out([Demand("w", 1600, ("q",), together=8.0)], HUNGRY) == {LANE: 200}
+    assert share_out([Demand("w", 1600, ("q",), together=8.0)], HUNGRY, {LANE: 16}) == {LANE: 100}
+    assert share_out([Demand("a", 800, ("q",), together=8.0), Demand("b", 100, ("q",))], HUNGRY) == {LANE: 200}
+
+
+async def test_short_tasks_of_a_large_batch_travel_together() -> None:
+    shares = Shares()
+    assert shares.together(*LANE, 1000) == 1  # nobody has said yet what he wants
+    await shares.announced(announcement("w", 4000, "q"))
+    assert shares.changes(HUNGRY) == {LANE: 4000}
+    shares.was_set(LANE, 4000)
+    assert shares.together(*LANE, 10) == 1 and shares.changes(HUNGRY) == {}
+    assert shares.together(*LANE, 128) == 4
+    assert shares.changed.is_set() and shares.changes(HUNGRY) == {LANE: 1000}
+    assert shares.together(*LANE, 1000) == MOST_TOGETHER
+    assert shares.changes(HUNGRY) == {LANE: 250}
+    shares.was_set(LANE, 250)
+    assert shares.limit(*LANE) == 4000  # in tasks, as before
+
+
+async def test_long_tasks_never_travel_together() -> None:
+    shares = Shares()
+    await shares.announced(announcement("w", 125, "q"))  # a hundred slots, and next to no prefetch
+    shares.changes(HUNGRY)
+    assert shares.together(*LANE, 1000) == 1
+
+
+async def test_a_lane_is_sized_by_what_arrives_once_the_last_large_batch_is_long_ago(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("dispatcher.relay.flow.time.monotonic", lambda: now)
+    shares = Shares()
+    await shares.announced(announcement("w", 4000, "q"))
+    shares.changes(HUNGRY)
+    assert shares.together(*LANE, 1000) == 16
+    now += 6
+    assert shares.changes(HUNGRY) == {LANE: 4000}
+    await shares.announced(announcement("w", 4000, "q", together=16))  # the stream is still full of them
+    assert shares.changes(HUNGRY) == {LANE: 250}
 
 
 async def test_only_changes_by_a_quarter_are_set() -> None:

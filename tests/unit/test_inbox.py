@@ -10,16 +10,22 @@ from uuid import UUID
 
 import pytest
 
-from dispatcher.wire import encode
+from dispatcher.wire import encode, encode_all
 from workers.inbox import Inbox, deliveries_of
+from workers.messages import acknowledge, give_back
 
 
 class FakeBus:
     def __init__(self) -> None:
         self.naks: list[tuple[list[str], float]] = []
+        self.acks: list[str] = []
 
     async def nak(self, replies: Any, delay: float) -> None:
-        self.naks.append((list(replies), delay))
+        if replies:
+            self.naks.append((list(replies), delay))
+
+    async def ack(self, replies: Any) -> None:
+        self.acks += replies
 
 
 class Rig:
@@ -104,7 +110,55 @@ async def test_a_second_message_for_the_same_attempt_shares_its_fate() -> None:
     await receive(message(1, delivered=2))
     assert rig.bus.naks == []
     (delivery,) = rig.inbox.take(5)
-    assert len(delivery.replies) == 2
+    assert len(delivery.parcels) == 2
+
+
+def several(*numbers: int) -> Any:
+    return message(numbers[0], body=encode_all([(UUID(int=number), 1, 1) for number in numbers]))
+
+
+async def test_several_tasks_of_one_message_wait_one_by_one() -> None:
+    rig = Rig(3)
+    receive = rig.inbox.receiver(1)
+    await receive(several(1, 2))
+    await receive(several(2, 3, 4))  # the second waits already; a message is taken or refused as a whole
+    assert numbers(rig.inbox.take(9)) == [1, 2, 3, 4]
+    assert rig.bus.naks == [] and (rig.inbox.messages, rig.inbox.tasks) == (2, 5)
+    for number in (5, 6, 7):
+        await receive(message(number))
+    await receive(several(8, 9))
+    assert len(rig.bus.naks) == 1 and numbers(rig.inbox.take(9)) == [5, 6, 7]
+
+
+async def test_a_message_is_acknowledged_once_all_of_its_tasks_are_decided() -> None:
+    rig = Rig(5)
+    receive = rig.inbox.receiver(1)
+    await receive(several(1, 2, 3))
+    one, two, three = rig.inbox.take(3)
+    await acknowledge(cast(Any, rig.bus), [one, three])
+    assert rig.bus.acks == []
+    await acknowledge(cast(Any, rig.bus), [two])
+    assert rig.bus.acks == [one.parcels[0].reply]
+
+
+async def test_a_message_that_was_given_back_is_not_acknowledged_by_its_other_tasks() -> None:
+    rig = Rig(5)
+    receive = rig.inbox.receiver(1)
+    await receive(several(1, 2, 3))
+    one, two, three = rig.inbox.take(3)
+    await give_back(cast(Any, rig.bus), [one, two], 0.5)
+    assert rig.bus.naks == [([one.parcels[0].reply], 0.5)]
+    await acknowledge(cast(Any, rig.bus), [three])
+    assert rig.bus.acks == []
+
+
+async def test_urgent_tasks_of_one_message_take_as_many_places() -> None:
+    rig = Rig(3)
+    low, high = rig.inbox.receiver(30), rig.inbox.receiver(10)
+    for number in (1, 2, 3):
+        await low(message(number))
+    await high(several(7, 8))
+    assert numbers(rig.inbox.take(9)) == [7, 8, 1] and len(rig.bus.naks) == 2
 
 
 async def test_another_attempt_is_another_delivery() -> None:
