@@ -14,6 +14,8 @@ from struct import Struct, error
 from typing import NamedTuple
 from uuid import UUID
 
+from state.ids import id_from
+
 __all__ = [
     "Reference",
     "decode",
@@ -55,8 +57,12 @@ def encode_all(references: Iterable[tuple[UUID, int, int]]) -> bytes:
 
 def decode(body: bytes) -> list[Reference]:
     """Read a message body: at least one reference.  Raises ``ValueError`` if it is not one of ours."""
+    number = int.from_bytes
     try:
-        found = [Reference(UUID(bytes=id), *numbers) for id, *numbers in _REFERENCE.iter_unpack(body[1:])]
+        found = [
+            Reference(id_from(number(id, "big")), attempt, dispatch)
+            for id, attempt, dispatch in _REFERENCE.iter_unpack(body[1:])
+        ]
     except error:
         raise ValueError(f"{len(body)} bytes instead of {1 + _REFERENCE.size}") from None
     if body[:1] != _VERSION or not found:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, SafeUUID
 
-__all__ = ["created_at", "first_id_at", "new_id", "new_ids"]
+__all__ = ["created_at", "first_id_at", "id_from", "new_id", "new_ids"]
 
 _VERSION = 0x7 << 76
 _VARIANT = 0x2 << 62
@@ -47,12 +47,12 @@ def new_ids(count: int) -> list[UUID]:
         _last_tick = tick + count
     tails = struct.unpack_from(f">{count}Q", random, 2)
     return [
-        _uuid((tick_i >> 12) << 80 | _VERSION | (tick_i & 0xFFF) << 64 | _VARIANT | tail & _RANDOM_MASK)
+        id_from((tick_i >> 12) << 80 | _VERSION | (tick_i & 0xFFF) << 64 | _VARIANT | tail & _RANDOM_MASK)
         for tick_i, tail in enumerate(tails, tick)
     ]
 
 
-def _uuid(value: int) -> UUID:
+def id_from(value: int) -> UUID:
     """``UUID(int=value)`` in a third of the time: its constructor first finds out which form it was given."""
     made = _new(UUID)
     _set_int(made, value)
