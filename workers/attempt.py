@@ -29,8 +29,8 @@ class Delivery:
     """The message, and further ones for the same attempt: all share its fate."""
 
     def join(self, parcels: tuple[Parcel, ...]) -> None:
-        """Another message for the same attempt came."""
-        self.parcels += parcels
+        """Another message for the same attempt came; it may be one that was given back, once more."""
+        self.parcels = (*(parcel for parcel in self.parcels if not parcel.gone), *parcels)
 
 
 class Stop(Enum):

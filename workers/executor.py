@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -30,6 +31,8 @@ from workers.threads import Threads
 
 __all__ = ["Executor"]
 
+_AT_A_TIME_SECONDS = 0.005
+"""For so long handlers are started in a row before anything else gets its turn."""
 _GRACE_SECONDS = 1.0
 """After its limit, what a handler gets to end before its slot is given to others."""
 
@@ -63,6 +66,7 @@ class Executor:
         self.stuck: set[Attempt] = set()
         """Handlers that ran over their limit and still run, without a slot."""
         self._loop = asyncio.get_running_loop()
+        self._filling = False
 
     def submit(self, attempts: list[Attempt]) -> None:
         """Start as many as there are free slots; the others start as slots become free."""
@@ -73,12 +77,20 @@ class Executor:
         self._fill()
 
     def _fill(self) -> None:
-        ready = self.ready
+        """Give free slots to those that wait.  What ends before it first waits for something calls this again."""
+        if self._filling:
+            return
+        self._filling, ready = True, self.ready
+        until = self._loop.time() + _AT_A_TIME_SECONDS
         while ready and self.executing < self.slots:
             attempt = ready.popleft()
             self.executing += 1
             attempt.has_slot = True
-            attempt.job = self._loop.create_task(self._run(attempt))
+            attempt.job = _started(self._loop, self._run(attempt))
+            if self._loop.time() > until:
+                self._loop.call_soon(self._fill)
+                break
+        self._filling = False
 
     async def _run(self, attempt: Attempt) -> None:
         attempt.started_at = time.monotonic()
@@ -278,6 +290,13 @@ class Executor:
         if self.processes is not None:
             await self.processes.close()
         self._threads.close()
+
+
+def _started(loop: asyncio.AbstractEventLoop, run: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Since Python 3.12 a coroutine that waits for nothing is done when this returns, without a turn of the loop."""
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(run, loop=loop, eager_start=True)
+    return loop.create_task(run)
 
 
 def _restarted(attempt: Attempt) -> Limits:
