@@ -39,6 +39,8 @@ class Mark:
     """The commit's answer was lost: the task exists or it does not."""
     FAILED = "failed"
     """Certainly not committed."""
+    UNFIT = "unfit"
+    """The task of this order has arguments that its handler cannot take."""
     REFUSED = "refused"
     """The effect was refused: a later attempt's was accepted before."""
     CANCELLED = "cancelled"

@@ -33,7 +33,7 @@ class Verdict:
     rescued: int
     refused: int
     """Effects of stale attempts that the sink refused."""
-    counts: Mapping[str, int]
+    counts: Mapping[str, float]
     """What was looked at, by the kind of work."""
     course: Course | None
 

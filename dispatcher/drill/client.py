@@ -1,16 +1,19 @@
 """The service that publishes: ``python -m dispatcher.drill.client DIR``, a process of its own that may be killed.
 
 It creates single tasks one by one, in bulk and with keys, rolls some transactions back, and cancels some tasks.
+Now and then it makes a mistake: an ``await`` that is forgotten, arguments that do not fit.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from typing import Any
 
 from dispatcher import Call, Task
 from dispatcher.dev.ledger import Mark
+from dispatcher.drill.mistakes import enqueue_unfit, forget_await
 from dispatcher.drill.publisher import AWAY, Publisher, main
 from dispatcher.drill.tasks import CANARY, TYPES, app
 
@@ -20,6 +23,8 @@ _BATCH = 25
 _KINDS = ("work", "plain", "flaky", "sleepy", "long")
 _WEIGHTS = (62, 20, 10, 5, 3)
 _CANCEL_AFTER_SECONDS = 0.3
+_MISTAKES = 20
+"""Of so many transactions one has a forgotten await, and another one arguments that do not fit."""
 
 
 class Client(Publisher):
@@ -28,6 +33,7 @@ class Client(Publisher):
     def __init__(self, *where: Any) -> None:
         super().__init__(*where)
         self._to_cancel: deque[tuple[float, Task[int], int]] = deque()
+        self._turn = 0
 
     @property
     def busy(self) -> bool:
@@ -44,7 +50,11 @@ class Client(Publisher):
     # creating -------------------------------------------------------------------------------------------------------
 
     def create(self, most: int) -> None:
-        """One task, or a handful; alone, in bulk, or with a key."""
+        """One task, or a handful; alone, in bulk, or with a key; or a mistake."""
+        self._turn += 1
+        if self._turn % (_MISTAKES // 2) == 0:
+            (self._forget if self._turn % _MISTAKES else self._misfit)()
+            return
         dice = self.dice.random()
         number = min(_BATCH, most) if dice < 0.1 else 1
         calls = [self._call() for _ in range(number)]
@@ -59,6 +69,26 @@ class Client(Publisher):
         for task, (order, call) in zip(tasks, calls, strict=False):
             if call.name == "long":
                 self._to_cancel.append((time.monotonic() + _CANCEL_AFTER_SECONDS, task, order))
+
+    def _forget(self) -> None:
+        """Two tasks, of which one is not awaited: whatever happens, neither may be there."""
+        (kept, first), (lost, second) = self._call(), self._call()
+        tried: list[Task[int]] = []
+
+        def try_(task: Task[int]) -> None:
+            tried.append(task)
+            self.write(Mark.TRY, tried, [kept])
+
+        try:
+            asyncio.run(forget_await(self.url, first, second, try_))
+        finally:
+            self.write(Mark.ROLLED_BACK, tried or [None], [kept])
+            self.write(Mark.ROLLED_BACK, [None], [lost])
+
+    def _misfit(self) -> None:
+        self.order += 1
+        self.write(Mark.UNFIT, [None], [self.order])
+        self.transaction([self.order], lambda connection: [enqueue_unfit(connection, self.plan["schema"], self.order)])
 
     def _call(self) -> tuple[int, Call[int]]:
         self.order += 1

@@ -112,6 +112,8 @@ def _strikes(ground: Ground, drill: Drill, course: Course, say: Callable[[str], 
         if ground.done and number % max(1, plan.kills // 10) == 0:
             last = ground.done[-1]
             say(f"{course.done} of {plan.kills} faults done; the last one: {last['fault']} ({last['target']})")
+    while drill.goes_on and _done(ground, faults[0]):
+        course.done += 1
 
 
 def _done(ground: Ground, fault: Fault) -> bool:

@@ -10,8 +10,9 @@ from dispatcher.drill import faults_broker as broker
 from dispatcher.drill import faults_database as database
 from dispatcher.drill import faults_process as process
 from dispatcher.drill.faults_effect import kill_someone
+from dispatcher.drill.faults_poison import die_of_poison
 from dispatcher.drill.ground import Fault
-from dispatcher.drill.work import EFFECTS, FLOWS, SINGLE, Work
+from dispatcher.drill.work import EFFECTS, FLOWS, POISON, SINGLE, Work
 
 __all__ = ["DRILLS", "Drill"]
 
@@ -33,6 +34,8 @@ class Drill:
     rescues_victims_only: bool = True
     """Whether only workers that the drill killed or froze may seem to have died, and an orderly stop costs no try."""
     work: Work = SINGLE
+    goes_on: bool = False
+    """Whether faults come by themselves, and may after as many as were asked for, until the client is done."""
     in_all: tuple[int, int] | None = None
     """Tasks and faults as a part of ``all``, where these are fewer."""
 
@@ -180,6 +183,15 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             rescues_victims_only=False,
             work=FLOWS,
             in_all=(1000, 10),
+        ),
+        "poison": Drill(
+            "tasks that end every worker that runs them, amid a steady stream of others",
+            _only(die_of_poison),
+            tasks=1200,
+            kills=6,
+            gap=(0.0, 0.0),
+            work=POISON,
+            goes_on=True,
         ),
         "mixed": Drill(
             "all of it at random",

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from dispatcher.bus import Bus, Message, Outgoing
-from dispatcher.drill.fleet import WORKERS, is_stopped
+from dispatcher.drill.fleet import is_stopped
 from dispatcher.drill.ground import Ground, Struck
 from dispatcher.drill.tasks import QUEUE
 from dispatcher.embedded import EmbeddedError
@@ -171,7 +171,7 @@ def fill_broker(ground: Ground) -> Struck | None:
     full = ground.until(is_full, 20.0)
     held = _messages(ground)
     waiting = ground.rows("SELECT count(*) FROM {s}.outbox")[0][0]
-    fleet.wait_ready([fleet.start_worker() for _ in range(WORKERS)])
+    fleet.start_workers()
     found = {"messages": held, "outbox": waiting}
     return Struck("fill-broker-disk", "stream", found, held=time.monotonic() - began) if full else None
 

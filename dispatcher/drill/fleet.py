@@ -1,4 +1,4 @@
-"""A drill's processes: two relays, four workers and a client; killed, frozen and replaced, never by name."""
+"""A drill's processes: two relays, some workers and a client; killed, frozen and replaced, never by name."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from dispatcher.bus import Bus
 from dispatcher.dev.child import command_line, environment, how_it_ended
+from dispatcher.dev.ledger import Line
 from dispatcher.dev.processes import Processes
 from dispatcher.drill.place import Place
 from dispatcher.drill.plants import write_hook
@@ -21,12 +24,21 @@ from dispatcher.errors import DispatcherError
 from dispatcher.failpoints import TESTING, VARIABLE
 from dispatcher.subjects import Subjects
 
-__all__ = ["RELAYS", "SLOTS", "WORKERS", "Fleet", "is_stopped"]
+__all__ = ["RELAYS", "Dead", "Fleet", "is_stopped"]
 
-RELAYS, WORKERS, SLOTS = 2, 4, 8
+RELAYS = 2
 _FENCED, _AWAY = 70, 5
 """Exit codes that a supervisor expects: left at the end of its lease; a server was away at the start."""
 _READY_SECONDS = 60.0
+
+
+class Dead(NamedTuple):
+    """A process that a task has ended, as that task was to do."""
+
+    name: str
+    line: Line
+    """What the attempt wrote down before it did."""
+    replaced_by: str
 
 
 class Fleet:
@@ -45,6 +57,8 @@ class Fleet:
         """Workers that left by themselves because their lease could not be renewed: as they should."""
         self.wrong_ends: list[str] = []
         """Processes that ended although nobody asked them to."""
+        self.dead: deque[Dead] = deque()
+        """Processes that tasks have ended, until the drill notes them as faults."""
         self.started = 0
         self._allowed = 0
 
@@ -52,9 +66,12 @@ class Fleet:
         """Relays, workers, and then the client; returns when every worker receives."""
         for _ in range(RELAYS):
             self.start_relay()
-        workers = [self.start_worker() for _ in range(WORKERS)]
-        self.wait_ready(workers)
+        self.start_workers()
         self.start_client()
+
+    def start_workers(self) -> None:
+        """As many as this work wants; returns when all of them receive."""
+        self.wait_ready([self.start_worker() for _ in range(self._work.workers)])
 
     def start_relay(self, failpoint: str | None = None) -> str:
         """Another relay; returns its name."""
@@ -65,7 +82,7 @@ class Fleet:
         """Another worker; returns its name, which its sessions bear too."""
         name = self.processes.next_name("worker")
         return self._start(name, command_line(
-            "worker", self._work.app, "-q", QUEUE, "-c", str(SLOTS), "--name", name,
+            "worker", self._work.app, "-q", QUEUE, "-c", str(self._work.slots), "--name", name,
             "--log-format", "json",
         ), failpoint)  # fmt: skip
 
@@ -132,6 +149,10 @@ class Fleet:
             del self.processes.running[name]
             self.frozen.discard(name)
             if name.startswith("client") and code == 0:
+                continue
+            line = self._work.ended_by(self._place.root, process.pid, code)
+            if line is not None:
+                self.dead.append(Dead(name, line, self.replace(name)))
                 continue
             if code == _FENCED:
                 self.fenced.append(name)

@@ -13,7 +13,7 @@ from itertools import pairwise
 from types import MappingProxyType
 
 from dispatcher.dev.ledger import Line, Mark
-from dispatcher.drill.facts import Event, Facts
+from dispatcher.drill.facts import Event, Facts, Task
 from dispatcher.drill.tasks import BACK_OFF, result_of
 from state.machine import FINAL, Reason, State
 
@@ -66,17 +66,29 @@ def no_task_lost(facts: Facts) -> Invariant:
 
 
 def everything_ends(facts: Facts) -> Invariant:
-    """I2: every task is final, as it should be: nothing here fails for good, and only what was asked is cancelled."""
+    """I2: every task is final, as it should be: only what was asked is cancelled, and what does not fit fails."""
     asked = {line.task for line in facts.lines(Mark.CANCELLED, Mark.CANCEL_ASKED)}
+    unfit = {line.order for line in facts.lines(Mark.UNFIT)}
     wrong = []
     for task in facts.tasks.values():
         if task.state not in FINAL:
             wrong.append(f"{task.id} ({task.type}) is still {State(task.state).label}")
+        elif task.order in unfit:
+            wrong += _decoded(facts, task)
         elif task.state == State.FAILED:
             wrong.append(f"{task.id} ({task.type}) failed after {task.tries} tries")
         elif task.state == State.CANCELLED and task.id not in asked and task.type != "long":
             wrong.append(f"{task.id} ({task.type}) is cancelled and nobody asked for it")
     return verdict("I2 everything ends", len(facts.tasks), wrong)
+
+
+def _decoded(facts: Facts, task: Task) -> list[str]:
+    """What is wrong with a task whose arguments do not fit: it has to say so, and never to start."""
+    last = facts.events[task.id][-1]
+    ran = any(line.task == task.id for line in facts.worker)
+    if (task.state, last.reason, ran) == (State.FAILED, Reason.UNDECODABLE, False):
+        return []
+    return [f"{task.id} ({task.type}) does not fit, and is {State(task.state).label} for reason {last.reason}"]
 
 
 def one_final_state(facts: Facts) -> Invariant:

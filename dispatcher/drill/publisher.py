@@ -50,7 +50,7 @@ class Publisher:
         self.plan = plan
         """Of the drill, as it is kept."""
         self._ledger = Writer(folder, "client")
-        self._url, self._schema, self._tasks = database_url, plan["schema"], plan["tasks"]
+        self.url, self._schema, self._tasks = database_url, plan["schema"], plan["tasks"]
         self.made = sum(self.size(line.order) for line in before if line.mark == Mark.COMMITTED)
         """Tasks that are known to be committed."""
         self.order = max((line.order for line in before), default=0)
@@ -110,7 +110,7 @@ class Publisher:
     def open(self) -> psycopg.Connection[Any]:
         """The connection, a new one if need be."""
         if self._connection is None or self._connection.closed:
-            self._connection = psycopg.connect(self._url, application_name="drill client", connect_timeout=5)
+            self._connection = psycopg.connect(self.url, application_name="drill client", connect_timeout=5)
         return self._connection
 
     def patiently(self, work: Callable[[psycopg.Connection[Any]], Any]) -> Any:
@@ -165,14 +165,13 @@ class Publisher:
 
     # ledger ---------------------------------------------------------------------------------------------------------
 
-    def write(self, mark: str, made: Sequence[Made], orders: list[int]) -> None:
-        """One line for each."""
-        for one, order in zip(made, orders, strict=True):
-            self._ledger.write(mark, one.id, 1, order)
-
-    def _nothing(self, mark: str, made: Sequence[Made | None], orders: list[int]) -> list[Any]:
+    def write(self, mark: str, made: Sequence[Made | None], orders: list[int]) -> None:
+        """One line for each; without an id where nothing was made."""
         for one, order in zip(made, orders, strict=True):
             self._ledger.write(mark, one and one.id, 1, order)
+
+    def _nothing(self, mark: str, made: Sequence[Made | None], orders: list[int]) -> list[Any]:
+        self.write(mark, made, orders)
         return []
 
 

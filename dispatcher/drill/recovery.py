@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from dispatcher.drill.facts import Event, Facts
 from state.machine import Reason, State
 
-__all__ = ["NONE", "SILENCE_SECONDS", "recovery"]
+__all__ = ["NONE", "SILENCE_SECONDS", "Ready", "ready_times", "recovery"]
 
 SILENCE_SECONDS = 0.5
 NONE: dict[str, float | int | None] = {
@@ -32,7 +32,7 @@ _Publish = tuple[float, float]
 """When the relay began, and when the broker had confirmed it."""
 
 
-class _Ready(NamedTuple):
+class Ready(NamedTuple):
     """A time in which a task could have been claimed."""
 
     task: str
@@ -47,14 +47,14 @@ class _Orphan(NamedTuple):
     task: str
     begins: float
     ends: float
-    again: _Ready | None
+    again: Ready | None
     """The time that followed, unless the task was at its end."""
 
 
 def recovery(facts: Facts) -> dict[str, dict[str, float | int | None]]:
     """Percentiles of the recoveries and of the work, by kind of fault and for ``all``."""
     seconds, work = defaultdict[str, list[float]](list), defaultdict[str, list[float]](list)
-    ready = list(_ready_times(facts.events))
+    ready = list(ready_times(facts.events))
     orphans = list(_orphans(facts.events, ready))
     silences = list(_silences(facts.events, ready))
     starts = sorted(float(fault["at"]) for fault in facts.faults)
@@ -74,7 +74,7 @@ def recovery(facts: Facts) -> dict[str, dict[str, float | int | None]]:
     return {kind: _figures(found, work[kind]) for kind, found in seconds.items()}
 
 
-def _messages(fault: Mapping[str, Any], ready: Iterable[_Ready], published: Mapping[str, list[_Publish]]) -> float:
+def _messages(fault: Mapping[str, Any], ready: Iterable[Ready], published: Mapping[str, list[_Publish]]) -> float:
     """When the last task that was ready had a new message, or needed none."""
     over = float(fault["at"]) + float(fault["seconds"])
     there = (time for time in ready if time.begins <= over < time.ends)
@@ -91,20 +91,21 @@ def _attempts(fault: Mapping[str, Any], orphans: Iterable[_Orphan], published: M
     )
 
 
-def _reached(time: _Ready, after: float, published: Mapping[str, list[_Publish]]) -> float:
+def _reached(time: Ready, after: float, published: Mapping[str, list[_Publish]]) -> float:
     """When the broker had confirmed a message for it that began its way after ``after``, or it was ready no more."""
     confirmed = (end for began, end in published.get(time.task, ()) if began > after and end >= time.begins)
     return min(min(confirmed, default=_NEVER), time.ends)
 
 
-def _ready_times(events: Mapping[str, list[Event]]) -> Iterator[_Ready]:
+def ready_times(events: Mapping[str, list[Event]]) -> Iterator[Ready]:
+    """Every time in which a task was queued."""
     for task, history in events.items():
         for event, following in pairwise([*history, None]):
             if event is not None and event.to_state == State.QUEUED:
-                yield _Ready(task, event.at, _NEVER if following is None else following.at)
+                yield Ready(task, event.at, _NEVER if following is None else following.at)
 
 
-def _orphans(events: Mapping[str, list[Event]], ready: Iterable[_Ready]) -> Iterator[_Orphan]:
+def _orphans(events: Mapping[str, list[Event]], ready: Iterable[Ready]) -> Iterator[_Orphan]:
     following_times = {(time.task, time.begins): time for time in ready}
     for task, history in events.items():
         for event, following in pairwise(history):
@@ -112,7 +113,7 @@ def _orphans(events: Mapping[str, list[Event]], ready: Iterable[_Ready]) -> Iter
                 yield _Orphan(task, event.at, following.at, following_times.get((task, following.at)))
 
 
-def _silences(events: Mapping[str, list[Event]], ready: Iterable[_Ready]) -> Iterator[tuple[float, float]]:
+def _silences(events: Mapping[str, list[Event]], ready: Iterable[Ready]) -> Iterator[tuple[float, float]]:
     """Times in which something was ready and nobody claimed anything, longer than it may take."""
     claims = [event.at for history in events.values() for event in history if event.to_state == State.RUNNING]
     moves = [(at, 0) for at in claims] + [(time.begins, 1) for time in ready]

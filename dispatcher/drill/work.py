@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from dispatcher.dev.ledger import Line
 from dispatcher.drill import effect_facts as effects
 from dispatcher.drill import flow_facts as flows
 from dispatcher.drill import invariants as every
+from dispatcher.drill import poison_facts as poison
 from dispatcher.drill.effect_tasks import TABLES
 from dispatcher.drill.facts import Facts, Rows
 from dispatcher.drill.invariants import INVARIANTS, Invariant
+from dispatcher.drill.poison_tasks import ended_by
 from dispatcher.drill.sink import make_tables
 
-__all__ = ["EFFECTS", "FLOWS", "SINGLE", "Work"]
+__all__ = ["EFFECTS", "FLOWS", "POISON", "SINGLE", "Work"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,13 @@ class Work:
     invariants: tuple[Callable[[Facts], Invariant], ...]
     own: Callable[[Rows, int], Any] = lambda rows, seed: None
     """Reads what only this kind has, given the drill's seed."""
-    counts: Callable[[Facts], dict[str, int]] = lambda facts: {}
+    counts: Callable[[Facts], Mapping[str, float]] = lambda facts: {}
     """Numbers for the verdict."""
+    ended_by: Callable[[Path, int, int], Line | None] = lambda root, pid, code: None
+    """The attempt that ended a process on purpose, from the drill's folder, its id and its exit code."""
+    workers: int = 4
+    slots: int = 8
+    """Of each worker."""
 
 
 def _bank(connection: psycopg.Connection[Any]) -> None:
@@ -70,3 +79,18 @@ FLOWS = Work(
     flows.counts,
 )  # fmt: skip
 """Random compositions."""
+POISON = Work(
+    "dispatcher.drill.poison_tasks:app",
+    "dispatcher.drill.poison_client",
+    make_tables,
+    (
+        every.no_task_lost, poison.everything_ends, every.one_final_state, every.one_completion, every.attempts_bounded,
+        every.one_owner, every.stale_never_lands, every.audit_complete, every.moves_legal, every.nothing_left,
+        every.results_kept, every.secrets_hidden, every.sides_agree, poison.poison_fails, poison.pace_kept,
+    ),
+    counts=poison.counts,
+    ended_by=ended_by,
+    workers=6,
+    slots=6,
+)  # fmt: skip
+"""Single tasks in a steady stream, and then some among them that end every process that runs them."""

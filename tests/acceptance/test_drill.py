@@ -120,6 +120,7 @@ PLANTS: dict[str, tuple[str, Plant]] = {
     "rolled back, yet ran": ("I1 ", lambda p, t: p.client.write(Mark.ROLLED_BACK, t.id, 1, 10_000_002)),
     "not finished": ("I2 ", lambda p, t: p.sql(
         "UPDATE {s}.tasks SET state = 3, result = NULL, finished_at = NULL WHERE id = %s", t.id)),
+    "did not fit, yet succeeded": ("I2 ", lambda p, t: p.client.write(Mark.UNFIT, None, 1, t.order)),
     "two final states": ("I3 ", _second_final),
     "completed twice": ("I4 ", _offer_twice),
     "succeeded without its effect": ("I4 ", lambda p, t: p.sql("DELETE FROM {sink}.offers WHERE task_id = %s", t.id)),

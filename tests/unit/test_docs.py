@@ -18,6 +18,7 @@ import typer
 import dispatcher
 from dispatcher.cli.main import COMMANDS, _load
 from dispatcher.cli.options import variables_of
+from dispatcher.drill.drills import DRILLS
 from dispatcher.options import TASK_CHECKS
 from dispatcher.settings import Settings
 from state.machine import LEGAL_MOVES, Reason
@@ -166,6 +167,23 @@ def test_figures_are_those_of_the_results() -> None:
     shown = (REPOSITORY / "README.md").read_text().split("<!-- figures")[1].split("<!-- /figures")[0]
     measured = re.findall(r"\d[\d,.]*\d", (REPOSITORY / "benchmarks/RESULTS.md").read_text())
     assert not [figure for figure in re.findall(r"\d[\d,.]*\d", shown) if figure not in measured]
+
+
+def test_every_row_of_what_happens_when_names_its_test_and_its_drill() -> None:
+    table = (REPOSITORY / "README.md").read_text().split("\n## What happens when …\n")[1].split("\n## ")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 18
+    invariants = set(
+        re.findall(r"^\| ([A-Z]\d+) \|", (REPOSITORY / "docs/fault-campaign.md").read_text(), re.MULTILINE)
+    )
+    for what, _, proof in rows:
+        tests, _, drills = proof.partition("; ")
+        assert "`test_" in tests, what
+        named = re.findall(r"`([a-z-]+)`", drills)
+        everywhere = re.search(r"every (?:ordinary )?drill \(([^)]+)\)", drills)
+        assert named or everywhere, what
+        assert set(named) <= set(DRILLS), what
+        assert everywhere is None or set(everywhere[1].split(", ")) <= invariants, what
 
 
 def test_the_readme_is_short() -> None:
