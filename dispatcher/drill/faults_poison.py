@@ -10,13 +10,16 @@ from dispatcher.drill.poison_tasks import way_of
 __all__ = ["die_of_poison"]
 
 _DEATH_SECONDS = 60.0
-"""For the next worker to die: at the beginning there is a stretch without poison."""
+"""For the next worker to die."""
+_SLOWEST = 10.0
+"""Tasks a second; poison comes when the first half of the tasks has ended."""
 
 
 def die_of_poison(ground: Ground) -> Struck | None:
     """The next worker that a task has ended; ``None`` when no more die."""
     fleet = ground.fleet
-    if not ground.until(lambda: fleet.dead or fleet.published, _DEATH_SECONDS) or not fleet.dead:
+    seconds = _DEATH_SECONDS + ground.place.plan.tasks / 2 / _SLOWEST
+    if not ground.until(lambda: fleet.dead or fleet.published, seconds) or not fleet.dead:
         return None
     name, line, fresh = fleet.dead.popleft()
     detail = {"pid": line.pid, "task": line.task, "attempt": line.attempt, "replaced_by": fresh}
