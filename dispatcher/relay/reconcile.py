@@ -17,6 +17,7 @@ from typing import Any
 from dispatcher.bus import Bus
 from dispatcher.database import Database
 from dispatcher.errors import BusError
+from dispatcher.streams.server import read_consumer
 from dispatcher.subjects import Subjects
 from dispatcher.wire import decode, parse_time
 from state import reconcile
@@ -32,6 +33,8 @@ _log = logging.getLogger("dispatcher.reconciler")
 _MARGIN = timedelta(seconds=30)
 _STRAY_AFTER = timedelta(seconds=30)
 """Younger messages may just be on their way to a worker, or back from one."""
+_ACKED_SECONDS = 0.5
+"""More than the server needs to remove a message that was acknowledged."""
 _STRAYS = 250
 """Deleted at most in one look at a lane."""
 _BATCHES = 20
@@ -58,7 +61,7 @@ class Reconciler:
         total = 0
         for lane, upto, _ in entries:
             _, queue, name, stream = lanes[lane][:4]
-            before = await self._first_message_at(stream, self._subjects.lane(stream, queue, name))
+            before = await self._first_message_at(stream, queue, name)
             total += await self._judge(lane, upto, before - _MARGIN if before else None, rest=_REST)
         return total
 
@@ -105,13 +108,13 @@ class Reconciler:
             most = max(1, min(_BATCHES, int(most * _STEP_SECONDS / took)))  # an entry has one task or a thousand
             await asyncio.sleep(rest * took)
 
-    async def _first_message_at(self, stream: str, subject: str) -> datetime | None:
+    async def _first_message_at(self, stream: str, queue: str, lane: str) -> datetime | None:
         """When the first message that the lane still holds was stored; ``None`` if it holds none.
 
         Old ones that no task needs any more are deleted on the way: after damage to its store a server may keep
         messages that it never delivers again, and nothing behind such a message could be found lost.
         """
-        name = self._subjects.stream_name(stream)
+        name, subject = self._subjects.stream_name(stream), self._subjects.lane(stream, queue, lane)
         for _ in range(_STRAYS):
             try:
                 answer = await self._bus.api(f"STREAM.MSG.GET.{name}", {"seq": 1, "next_by_subj": subject})
@@ -122,10 +125,29 @@ class Reconciler:
             message = answer["message"]
             at = parse_time(message["time"])
             if at > datetime.now(UTC) - _STRAY_AFTER or await self._is_needed(b64decode(message.get("data") or "")):
+                await self._see_that_it_comes(name, self._subjects.consumer(queue, lane), message["seq"])
                 return at
             await self._bus.api(f"STREAM.MSG.DELETE.{name}", {"seq": message["seq"], "no_erase": True})
             _log.info("message %d of %s deleted: no task needs it, and nobody got it", message["seq"], subject)
         return at
+
+    async def _see_that_it_comes(self, stream: str, consumer: str, sequence: int) -> None:
+        """Delete a consumer that takes a message for acknowledged which is there: it would never deliver it.
+
+        After damage to the stream's files sequence numbers are used again, and the consumer remembers the old ones.
+        The guard makes it anew within a second, and a new one delivers everything that the stream holds.
+        """
+        for pause in (_ACKED_SECONDS, 0.0):
+            info = await read_consumer(self._bus, stream, consumer)
+            if info is None or sequence > info["ack_floor"]["stream_seq"]:
+                return
+            await asyncio.sleep(pause)  # it may have been acknowledged just now
+            try:
+                await self._bus.api(f"STREAM.MSG.GET.{stream}", {"seq": sequence})
+            except BusError:
+                return
+        _log.error("consumer %s takes messages for acknowledged that are there; it is made anew", consumer)
+        await self._bus.api(f"CONSUMER.DELETE.{stream}.{consumer}")
 
     async def _is_needed(self, data: bytes) -> bool:
         try:

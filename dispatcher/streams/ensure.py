@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
@@ -35,6 +36,8 @@ __all__ = [
     "refuse_contradictions",
     "set_max_ack_pending",
 ]
+
+_log = logging.getLogger("dispatcher.streams")
 
 RACES = {STREAM_EXISTS, STREAM_NOT_FOUND, CONSUMER_EXISTS, CONSUMER_MISSING, CONSUMER_NOT_FOUND}
 """Refusals that mean: somebody else changed it between our look and our write; look again."""
@@ -138,8 +141,13 @@ async def carry_out(bus: JetStreamApi, change: Change) -> FoundStream | None:
         return None
     try:
         if change.kind == "stream":
-            answer = await bus.api(f"STREAM.{change.action.upper()}.{change.name}", change.send)
-            found = FoundStream.of(answer)
+            found = FoundStream.of(await bus.api(f"STREAM.{change.action.upper()}.{change.name}", change.send))
+            if change.action == "create" and not found.is_fresh:
+                # a server that could not read a stream's settings takes its files for those of the new one: consumers
+                # remember sequence numbers that are used again now
+                _log.error("stream %s was made over the files of a damaged one; made anew without them", change.name)
+                await bus.api(f"STREAM.DELETE.{change.name}")
+                found = FoundStream.of(await bus.api(f"STREAM.CREATE.{change.name}", change.send))
             left = compare_stream(found, change.wanted, parse_version(bus.server_version)).differences
         else:
             taken = await put_consumer(bus, change.stream, change.send, change.action)

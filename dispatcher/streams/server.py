@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from dispatcher.errors import BusError, ConfigurationError
+from dispatcher.wire import parse_time
 
 __all__ = [
     "CONSUMER_EXISTS",
@@ -57,6 +58,8 @@ class FoundStream:
     created: str
     clustered: bool
     messages: int
+    is_fresh: bool = True
+    """Whether everything in it was stored after it was made; if not, it took over what an older one left on disk."""
 
     @classmethod
     def of(cls, answer: dict[str, Any]) -> FoundStream:
@@ -64,7 +67,8 @@ class FoundStream:
         state = answer.get("state") or {}
         # a server alone tells itself as leader here, but no cluster's name
         clustered = bool((answer.get("cluster") or {}).get("name"))
-        return cls(answer["config"], answer["created"], clustered, int(state.get("messages", 0)))
+        is_fresh = not state.get("last_seq") or parse_time(state["last_ts"]) >= parse_time(answer["created"])
+        return cls(answer["config"], answer["created"], clustered, int(state.get("messages", 0)), is_fresh)
 
 
 def parse_version(version: str) -> tuple[int, int, int]:

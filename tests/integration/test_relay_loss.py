@@ -11,6 +11,7 @@ import pytest
 from dispatcher.errors import BusError
 from dispatcher.relay import guard, leader, reconcile
 from dispatcher.relay.drain import Drain
+from dispatcher.streams.server import parse_version
 from dispatcher.subjects import Subjects
 from dispatcher.wire import encode
 from tests.fixtures import apps
@@ -195,3 +196,24 @@ async def test_a_deleted_consumer_is_made_again_within_seconds(fleet: Fleet, mon
     name = subjects.consumer("default", "default")
     await fleet.bus.api(f"CONSUMER.DELETE.{subjects.stream_name('TASKS')}.{name}")
     assert await fleet.enqueue(apps.note.call(2)).wait(PATIENCE) == 4
+
+
+async def test_messages_that_their_consumer_takes_for_acknowledged_are_delivered(fleet: Fleet) -> None:
+    """As after damage to the stream's files: its numbers start anew, and the consumer remembers the old ones."""
+    if parse_version(fleet.bus.server_version) < (2, 14, 0):
+        pytest.skip("this nats-server cannot reset a consumer, and the damage itself cannot be made at will")
+    await fleet.relay()
+    worker = await fleet.worker()
+    await fleet.stop(worker)
+    tasks = fleet.enqueue_many([apps.note.call(n) for n in range(20)])
+    stream = Subjects(fleet.settings.namespace).stream_name("TASKS")
+
+    async def stored() -> bool:
+        return bool((await fleet.bus.api(f"STREAM.INFO.{stream}"))["state"]["messages"] == len(tasks))
+
+    await until(stored)
+    consumer = Subjects.consumer("default", "default")
+    answer = await fleet.bus.api(f"CONSUMER.RESET.{stream}.{consumer}", {"seq": 1000})
+    assert (answer["ack_floor"]["stream_seq"], answer["num_pending"]) == (999, 0)
+    await fleet.worker()
+    await fleet.all_finish(len(tasks))

@@ -83,6 +83,28 @@ async def test_committed_task_survives_a_crash_of_the_database(own_fleet: Fleet,
     await own_fleet.all_finish(len(tasks), timeout=2 * PATIENCE)
 
 
+async def test_committed_task_survives_a_stream_made_over_damaged_files(
+    own_fleet: Fleet, own_servers: EmbeddedServers, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server does not know the stream any more, and takes its files for those of the one that is made instead."""
+    await own_fleet.relay()
+    await own_fleet.worker()
+    done = own_fleet.enqueue_many([apps.note.call(n) for n in range(60)])
+    await own_fleet.all_finish(len(done))
+    tasks = own_fleet.enqueue_many([apps.doze.call(0.02) for _ in range(60)])
+    await until(lambda: own_fleet.finished() > len(done) + 10)
+    await asyncio.to_thread(own_servers.kill_nats)
+    store = tmp_path / "servers" / "nats"
+    [checksum] = [path for path in store.rglob("meta.sum") if path.parent.parent.name == "streams"]
+    checksum.write_bytes(bytes([checksum.read_bytes()[0] ^ 1]) + checksum.read_bytes()[1:])
+    for block in store.rglob("*.blk"):
+        block.write_bytes(block.read_bytes()[: block.stat().st_size // 3])
+    await asyncio.to_thread(own_servers.restart_nats)
+    more = own_fleet.enqueue_many([apps.note.call(n) for n in range(20)])
+    await own_fleet.all_finish(len(done) + len(tasks) + len(more), timeout=2 * PATIENCE)
+    assert "over the files of a damaged one" in caplog.text
+
+
 async def test_committed_task_survives_damaged_files_of_the_broker(
     own_fleet: Fleet, own_servers: EmbeddedServers, tmp_path: Path
 ) -> None:
