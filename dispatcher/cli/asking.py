@@ -5,9 +5,11 @@ from __future__ import annotations
 import getpass
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -21,13 +23,28 @@ __all__ = ["actor", "ago", "asking", "moment"]
 
 _AGO = re.compile(r"(\d{1,9})\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_SECONDS = 30
+
+
+class _Watched(psycopg.Connection[TupleRow]):
+    """Cancels what takes too long: behind a pooler the server cannot be told the limit beforehand."""
+
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        timer = threading.Timer(_SECONDS, self.cancel)
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().wait(*args, **kwargs)
+        finally:
+            timer.cancel()
 
 
 @contextmanager
 def asking(settings: Settings) -> Iterator[psycopg.Connection[TupleRow]]:
     """An autocommit connection that is closed afterwards; an answer takes at most 30 s."""
     require_database(settings)
-    with connect_sync(settings, "dispatcher command", statement_timeout="30s") as connection:
+    kind: type[psycopg.Connection[TupleRow]] = _Watched if settings.pooled else psycopg.Connection
+    with connect_sync(settings, "dispatcher command", kind, statement_timeout=f"{_SECONDS}s") as connection:
         yield connection
 
 
