@@ -115,14 +115,14 @@ class BlockingTrip(_Trip):
 
 def _results(pgconn: PGconn) -> Generator[Wait, Ready | int, list[PGresult]]:
     """Everything up to the end of the trip, in the form psycopg's ``wait`` can wait for."""
+    results: list[PGresult] = []
     while pgconn.flush():
         if (yield Wait.RW) & Ready.R:
-            _consume(pgconn)
-    results: list[PGresult] = []
+            _consume(pgconn, results)
     while True:
         while pgconn.is_busy():
             yield Wait.R
-            _consume(pgconn)
+            _consume(pgconn, results)
         result = pgconn.get_result()
         if result is None:
             if pgconn.status == ConnStatus.BAD:
@@ -133,15 +133,12 @@ def _results(pgconn: PGconn) -> Generator[Wait, Ready | int, list[PGresult]]:
             results.append(result)
 
 
-def _consume(pgconn: PGconn) -> None:
-    """Read; when the connection has ended, raise what the server said last, which tells more than that it ended."""
+def _consume(pgconn: PGconn, results: list[PGresult]) -> None:
+    """Read; when the connection has ended, raise what was said before, which tells more than that it ended."""
     try:
         pgconn.consume_input()
     except psycopg.OperationalError:
-        nothing = 0
-        while nothing < 2 and not pgconn.is_busy():
-            result = pgconn.get_result()
-            nothing = nothing + 1 if result is None else 0
-            if result is not None and result.error_field(DiagnosticField.SQLSTATE):  # libpq's own errors have none
+        for result in results:
+            if result.error_field(DiagnosticField.SQLSTATE):
                 raise psycopg.errors.error_from_result(result) from None
         raise
