@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,16 @@ from dispatcher.one_trip import BlockingTrip, OneTrip
 from dispatcher.settings import Settings
 from state.sql import Sql
 
-__all__ = ["BY_INDEX", "THROUGH_A_POOLER", "BlockingDatabase", "Database", "Transient", "connect", "connect_sync"]
+__all__ = [
+    "BY_INDEX",
+    "THROUGH_A_POOLER",
+    "BlockingDatabase",
+    "Database",
+    "Transient",
+    "connect",
+    "connect_limited",
+    "connect_sync",
+]
 
 _log = logging.getLogger("dispatcher.database")
 
@@ -87,16 +97,36 @@ async def connect(settings: Settings, name: str, **extra: str) -> psycopg.AsyncC
         return await psycopg.AsyncConnection.connect(url, row_factory=tuple_row, **arguments)
 
 
-def connect_sync(
-    settings: Settings,
-    name: str,
-    kind: type[psycopg.Connection[TupleRow]] = psycopg.Connection,
-    **extra: str,
-) -> psycopg.Connection[TupleRow]:
-    """The same for a thread of its own, as a connection of this kind."""
+def connect_sync(settings: Settings, name: str, **extra: str) -> psycopg.Connection[TupleRow]:
+    """The same for a thread of its own."""
     url, arguments = _arguments(settings, name, extra)
     with _pooler_named():
-        return kind.connect(url, row_factory=tuple_row, **arguments)
+        return psycopg.Connection.connect(url, row_factory=tuple_row, **arguments)
+
+
+def connect_limited(settings: Settings, name: str, seconds: float) -> psycopg.Connection[TupleRow]:
+    """The same, and no statement takes longer than ``seconds``, behind a pooler neither."""
+    if not settings.pooled:
+        return connect_sync(settings, name, statement_timeout=f"{seconds * 1000:.0f}ms")
+    url, arguments = _arguments(settings, name, {})
+    connection = _Limited.connect(url, row_factory=tuple_row, **arguments)
+    connection.seconds = seconds
+    return connection
+
+
+class _Limited(psycopg.Connection[TupleRow]):
+    """Cancels what takes too long by itself: the server keeps no limit for a session that is another one each time."""
+
+    seconds = 0.0
+
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        timer = threading.Timer(self.seconds, self.cancel)
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().wait(*args, **kwargs)
+        finally:
+            timer.cancel()
 
 
 class Database:
@@ -176,7 +206,7 @@ class BlockingDatabase:
     def run(self, sql: Sql, params: Mapping[str, Any] | None = None) -> list[TupleRow]:
         """Run one statement in its own transaction and return its rows.  Raises as ``Database.run`` does."""
         if self._connection is None or self._connection.closed:
-            self._connection = connect_sync(self._settings, self._name, psycopg.Connection, **self._extra)
+            self._connection = connect_sync(self._settings, self._name, **self._extra)
         if self._first is not None:
             return BlockingTrip(self._connection, self.schema).run((self._first, {}), (sql, params or {}))
         cursor = self._connection.cursor(binary=True).execute(sql.psycopg(self.schema).encode(), params)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import getpass
 import os
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import psycopg
 from psycopg.rows import TupleRow
 
 from dispatcher.cli.options import require_database
-from dispatcher.database import connect_sync
+from dispatcher.database import connect_limited
 from dispatcher.errors import OptionError
 from dispatcher.settings import Settings
 
@@ -23,28 +21,14 @@ __all__ = ["actor", "ago", "asking", "moment"]
 
 _AGO = re.compile(r"(\d{1,9})\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_SECONDS = 30
-
-
-class _Watched(psycopg.Connection[TupleRow]):
-    """Cancels what takes too long: behind a pooler the server cannot be told the limit beforehand."""
-
-    def wait(self, *args: Any, **kwargs: Any) -> Any:
-        timer = threading.Timer(_SECONDS, self.cancel)
-        timer.daemon = True
-        timer.start()
-        try:
-            return super().wait(*args, **kwargs)
-        finally:
-            timer.cancel()
+_SECONDS = 30.0
 
 
 @contextmanager
 def asking(settings: Settings) -> Iterator[psycopg.Connection[TupleRow]]:
     """An autocommit connection that is closed afterwards; an answer takes at most 30 s."""
     require_database(settings)
-    kind: type[psycopg.Connection[TupleRow]] = _Watched if settings.pooled else psycopg.Connection
-    with connect_sync(settings, "dispatcher command", kind, statement_timeout=f"{_SECONDS}s") as connection:
+    with connect_limited(settings, "dispatcher command", _SECONDS) as connection:
         yield connection
 
 

@@ -46,7 +46,7 @@ def look_at_database(settings: Settings) -> None:
 
 def _look(settings: Settings) -> None:
     token = secrets.token_hex(8)
-    with connect_sync(settings, "dispatcher start", psycopg.Connection, **{_MARK: token}) as connection:
+    with connect_sync(settings, "dispatcher start", **{_MARK: token}) as connection:
         if not settings.pooled:
             row = connection.execute(f"SELECT current_setting('{_MARK}', true)".encode()).fetchone()
             if row != (token,):  # somebody between us and PostgreSQL has swallowed what we asked for

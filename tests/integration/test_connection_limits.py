@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -73,7 +74,7 @@ async def test_tasks_end_when_connections_are_free_again(limited: Limited, caplo
     fleet.open("go")
     more = fleet.enqueue_many([apps.note.call(n) for n in range(50)])
     for logger in ("dispatcher.relay", "dispatcher.settle"):
-        await until(lambda logger=logger: told(caplog, logger, FULL), what=logger)
+        await until(partial(told, caplog, logger, FULL), what=logger)
     assert fleet.finished() == 0
     limited.allow(-1)
     await fleet.all_finish(len(held) + len(more))
@@ -85,8 +86,8 @@ async def test_who_starts_meanwhile_waits_too(limited: Limited) -> None:
     limited.allow(0)
     tasks = fleet.enqueue_many([apps.note.call(n) for n in range(5)])
     processes = [fleet.process("relay"), fleet.process("worker", "tests.fixtures.apps:app")]
+    await until(lambda: all(process.output.count(FULL) > 1 for process in processes))
     for process in processes:
-        await until(lambda process=process: process.output.count(FULL) > 1, what=str(process.log))
         assert all("no connection free" in line for line in process.output.splitlines())
     limited.allow(-1)
     await fleet.all_finish(len(tasks))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -31,15 +32,24 @@ FRESH = ("0", "auto", "on")
 """What every other client of the same sessions must find."""
 
 
+def has_ended(fleet: Fleet, number: int) -> bool:
+    return fleet.finished() >= number
+
+
 async def give_up_sessions(fleet: Fleet, pooler: Pooler, *after: int) -> None:
     """Each time so many tasks have ended, every session of the server ends with its transaction."""
     for number in after:
-        await until(lambda number=number: fleet.finished() >= number)
+        await until(partial(has_ended, fleet, number))
         await asyncio.to_thread(pooler.tell, "RECONNECT")
 
 
 def sessions(pooler: Pooler) -> list[dict[str, Any]]:
     return [row for row in pooler.tell("SHOW SERVERS") if row["database"] != "pgbouncer"]
+
+
+def assert_none_prepared(fleet: Fleet) -> None:
+    """No attempt failed, to be tried again, over a statement that another session has prepared, or has not."""
+    assert fleet.count("task_events", "CAST(detail AS text) LIKE '%prepared statement%'") == 0
 
 
 async def test_every_end_of_a_task_is_reached_by_way_of_it(
@@ -77,7 +87,7 @@ async def test_every_end_of_a_task_is_reached_by_way_of_it(
     assert [fleet.state(task) for task in (failed, given_up, stopped)] == ["failed", "cancelled", "cancelled"]
     assert Reason(fleet.row(stopped)["reason"]) is Reason.BY_REQUEST
     assert len(sessions(pooler)) <= POOL_SIZE
-    assert "prepared statement" not in pooler.log
+    assert_none_prepared(fleet)
 
 
 async def test_effects_steps_children_and_flows_work_by_way_of_it(pooled_fleet: Fleet, pooler: Pooler) -> None:
@@ -86,12 +96,12 @@ async def test_effects_steps_children_and_flows_work_by_way_of_it(pooled_fleet: 
     app.configure(fleet.settings)
     await fleet.relay()
     for _ in range(2):
-        await fleet.worker(app, slots=4)
+        await fleet.worker(app, slots=2)
     moved = fleet.enqueue_many(
-        [kind.call(1) for kind in (flow_apps.transfer, flow_apps.transfer_plain) for _ in range(15)]
+        [kind.call(1) for kind in (flow_apps.transfer, flow_apps.transfer_plain) for _ in range(40)]
         + [flow_apps.transfer_in_process.call(1), flow_apps.in_steps.call(1, fail_after="take")]
     )
-    recycling = asyncio.create_task(give_up_sessions(fleet, pooler, 15, 30))
+    recycling = asyncio.create_task(give_up_sessions(fleet, pooler, 20, 60))
     with psycopg.connect(pooler.url, prepare_threshold=None) as service:
         spawned = flow_apps.spawn.enqueue(service, 3)
         chained = flow_apps.add.call(1).then(flow_apps.double).then(flow_apps.add, 5).enqueue(service)
@@ -101,8 +111,8 @@ async def test_effects_steps_children_and_flows_work_by_way_of_it(pooled_fleet: 
     assert await chained.wait(PATIENCE) == 9
     await recycling
     await app.close()
-    assert balances(fleet.connection) == (-34, 34)  # the one in a process moves three times as much
-    assert "prepared statement" not in pooler.log
+    assert balances(fleet.connection) == (-84, 84)  # the one in a process moves three times as much
+    assert_none_prepared(fleet)
 
 
 async def test_nothing_is_lost_when_it_is_killed(pooled_fleet: Fleet, pooler: Pooler) -> None:
@@ -112,20 +122,20 @@ async def test_nothing_is_lost_when_it_is_killed(pooled_fleet: Fleet, pooler: Po
     await fleet.relay()
     for _ in range(2):
         await fleet.worker(app, slots=4)
-    calls = [kind.options(max_attempts=1000).call(1) for kind in (flow_apps.transfer, flow_apps.add) for _ in range(150)]
+    calls = [
+        kind.options(max_attempts=1000).call(1) for kind in (flow_apps.transfer, flow_apps.add) for _ in range(150)
+    ]
     waits = [asyncio.create_task(task.wait(2 * PATIENCE)) for task in fleet.enqueue_many(calls)]
 
-    def more_than(number: int) -> bool:
-        return fleet.finished() > number
-
     for _ in range(5):
-        await until(partial(more_than, min(fleet.finished() + 20, len(calls) - 1)))
+        await until(partial(has_ended, fleet, min(fleet.finished() + 20, len(calls))))
         await asyncio.to_thread(pooler.kill)
         await asyncio.to_thread(pooler.start)
     await asyncio.gather(*waits)
     await fleet.all_finish(450, timeout=2 * PATIENCE)  # each transfer has its receipt
     await app.close()
     assert balances(fleet.connection) == (-150, 150)
+    assert_none_prepared(fleet)
 
 
 async def test_every_kind_of_session_enqueues_by_way_of_it(pooled_fleet: Fleet, pooler: Pooler) -> None:
@@ -166,6 +176,34 @@ async def test_a_session_is_renewed_by_way_of_it(pooled_fleet: Fleet) -> None:
     fleet.open("go")
     await fleet.reaches(task, "succeeded")
     assert (fleet.row(task)["attempt"], fleet.row(task)["tries"]) == (1, 1)
+
+
+async def test_a_pool_of_its_own_keeps_the_leases_when_others_hold_every_session(
+    pooled_fleet: Fleet, pooler: Pooler
+) -> None:
+    fleet = pooled_fleet
+    fleet.configure(lease=timedelta(seconds=2), database_url=pooler.other_pool)
+    await fleet.relay()
+    await fleet.worker()
+    held = fleet.enqueue(apps.hold.call("go"))
+    await fleet.entry("start", held)
+    with ExitStack() as stack:
+        for _ in range(POOL_SIZE):
+            stack.enter_context(psycopg.connect(pooler.url)).execute("SELECT 1")  # and goes on with its transaction
+        other = psycopg.connect(pooler.url)
+        asks = asyncio.create_task(asyncio.to_thread(other.execute, "SELECT 1"))
+        tasks = fleet.enqueue_many([apps.note.call(n) for n in range(20)])
+        await until(partial(has_ended, fleet, len(tasks)))
+        renewed = fleet.rows("SELECT expires_at FROM dispatcher.sessions")[0]["expires_at"]
+        await until(
+            lambda: (fleet.rows("SELECT expires_at FROM dispatcher.sessions")[0]["expires_at"] - renewed).seconds > 2
+        )
+        assert not asks.done()
+    await asks
+    other.close()
+    fleet.open("go")
+    await fleet.reaches(held, "succeeded")
+    assert (fleet.row(held)["attempt"], fleet.row(held)["tries"]) == (1, 1)
 
 
 # one statement --------------------------------------------------------------------------------------------------------
