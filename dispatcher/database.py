@@ -5,18 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 from psycopg.rows import TupleRow, tuple_row
 
 from dispatcher.errors import ConfigurationError
-from dispatcher.one_trip import OneTrip
+from dispatcher.one_trip import BlockingTrip, OneTrip
 from dispatcher.settings import Settings
 from state.sql import Sql
 
-__all__ = ["BY_INDEX", "Database", "Transient", "connect", "connect_sync"]
+__all__ = [
+    "BY_INDEX",
+    "THROUGH_A_POOLER",
+    "BlockingDatabase",
+    "Database",
+    "Transient",
+    "connect",
+    "connect_limited",
+    "connect_sync",
+]
 
 _log = logging.getLogger("dispatcher.database")
 
@@ -28,9 +39,15 @@ Transient = (
 )
 """What a statement raises when the server, or the way to it, is gone or has become a standby; all else is a bug."""
 
+THROUGH_A_POOLER = (
+    "the database URL leads through a pooler; set DISPATCHER_DATABASE_URL to the pooler and"
+    " DISPATCHER_DIRECT_DATABASE_URL to a URL that leads past it"
+)
+_REFUSES_OPTIONS = "unsupported startup parameter"  # PgBouncer's own words, in no other language
+
 # Custom plans flip to a hash join over the whole table at 500 to 1,000 ids on analysed tables of 20 to 40 thousand rows
 # and halve the throughput (10.3 against 21.3 thousand tasks a second, reference measurement).
-_OPTIONS = "-c plan_cache_mode=force_generic_plan"
+_PLANS = {"plan_cache_mode": "force_generic_plan"}
 BY_INDEX = {"enable_seqscan": "off", "enable_bitmapscan": "off"}
 """Settings for connections whose statements look rows up by key, and do so for weeks.  Their plans are made once, in a
 new installation on empty tables, where reading `tasks` whole is the cheapest plan; nothing makes them anew before
@@ -45,37 +62,84 @@ _ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3
 def _arguments(settings: Settings, name: str, extra: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     if not settings.database_url:
         raise ConfigurationError("no PostgreSQL is configured; set DISPATCHER_DATABASE_URL or pass --database-url")
-    options = " ".join([_OPTIONS, *(f"-c {key}={value}" for key, value in extra.items())])
-    return settings.database_url, {
-        "application_name": name,
-        "options": options,
-        "connect_timeout": 5,
-        "autocommit": True,
-        "prepare_threshold": 0,
-        **_ALIVE,
-    }
+    arguments = {"application_name": name, "connect_timeout": 5, "autocommit": True, "prepare_threshold": 0, **_ALIVE}
+    if settings.pooled:  # the next transaction is in another session of the server
+        return settings.database_url, arguments | {"prepare_threshold": None}
+    options = " ".join(f"-c {key}={value}" for key, value in {**_PLANS, **extra}.items())
+    return settings.database_url, arguments | {"options": options}
+
+
+def _for_one_transaction(settings: Settings, extra: Mapping[str, str]) -> Sql | None:
+    """Behind a pooler: what the start-up options would have set, for the transaction that the statement begins."""
+    if not settings.pooled:
+        return None
+    wanted = {**_PLANS, **extra}
+    return Sql("SELECT " + ", ".join(f"set_config('{key}', '{value}', true)" for key, value in wanted.items()))
+
+
+@contextmanager
+def _pooler_named() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        if _REFUSES_OPTIONS in str(error):
+            raise ConfigurationError(THROUGH_A_POOLER) from error
+        raise
 
 
 async def connect(settings: Settings, name: str, **extra: str) -> psycopg.AsyncConnection[TupleRow]:
-    """One autocommit connection; ``extra`` are PostgreSQL settings for it.  Raises ``psycopg.OperationalError``."""
+    """One autocommit connection; ``extra`` are PostgreSQL settings for it, which it cannot have behind a pooler.
+
+    Raises ``psycopg.OperationalError``, and ``ConfigurationError`` for a pooler that the settings know nothing of.
+    """
     url, arguments = _arguments(settings, name, extra)
-    return await psycopg.AsyncConnection.connect(url, row_factory=tuple_row, **arguments)
+    with _pooler_named():
+        return await psycopg.AsyncConnection.connect(url, row_factory=tuple_row, **arguments)
 
 
 def connect_sync(settings: Settings, name: str, **extra: str) -> psycopg.Connection[TupleRow]:
     """The same for a thread of its own."""
     url, arguments = _arguments(settings, name, extra)
-    return psycopg.Connection.connect(url, row_factory=tuple_row, **arguments)
+    with _pooler_named():
+        return psycopg.Connection.connect(url, row_factory=tuple_row, **arguments)
+
+
+def connect_limited(settings: Settings, name: str, seconds: float) -> psycopg.Connection[TupleRow]:
+    """The same, and no statement takes longer than ``seconds``, behind a pooler neither."""
+    if not settings.pooled:
+        return connect_sync(settings, name, statement_timeout=f"{seconds * 1000:.0f}ms")
+    url, arguments = _arguments(settings, name, {})
+    connection = _Limited.connect(url, row_factory=tuple_row, **arguments)
+    connection.seconds = seconds
+    return connection
+
+
+class _Limited(psycopg.Connection[TupleRow]):
+    """Cancels what takes too long by itself: the server keeps no limit for a session that is another one each time."""
+
+    seconds = 0.0
+
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        timer = threading.Timer(self.seconds, self.cancel)
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().wait(*args, **kwargs)
+        finally:
+            timer.cancel()
 
 
 class Database:
     """A connection that is opened when first needed and opened again after it broke.
 
-    One statement at a time; every caller that wants to work beside others has its own ``Database``.
+    One statement at a time; every caller that wants to work beside others has its own ``Database``.  ``extra`` are
+    PostgreSQL settings for its statements.  Behind a pooler they are set for each statement, in the same round trip,
+    and nothing is kept in the server's session: transactions of several statements need a direct connection.
     """
 
     def __init__(self, settings: Settings, name: str, **extra: str) -> None:
         self._settings, self._name, self._extra = settings, name, extra
+        self._first = _for_one_transaction(settings, extra)
         self._connection: psycopg.AsyncConnection[TupleRow] | None = None
         self._trip: OneTrip | None = None
         self._runs = 0
@@ -86,7 +150,7 @@ class Database:
         """The open connection.  Raises one of ``Transient`` when the server is away."""
         if self._connection is None or self._connection.closed:
             self._connection = await connect(self._settings, self._name, **self._extra)
-            self._trip, self._runs = OneTrip(self._connection, self.schema), 0
+            self._trip, self._runs = OneTrip(self._connection, self.schema, prepare=self._first is None), 0
         return self._connection
 
     async def run(self, sql: Sql, params: Mapping[str, Any] | None = None) -> list[TupleRow]:
@@ -94,6 +158,8 @@ class Database:
 
         Raises one of ``Transient`` when the connection broke: whether the statement was committed is then unknown.
         """
+        if self._first is not None:
+            return await self._in_one_trip((self._first, {}), (sql, params or {}))
         async with self._lock:
             connection = await self.connection()
             cursor = connection.cursor(binary=True)
@@ -126,6 +192,32 @@ class Database:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
+
+
+class BlockingDatabase:
+    """The same for a thread of its own."""
+
+    def __init__(self, settings: Settings, name: str, **extra: str) -> None:
+        self._settings, self._name, self._extra = settings, name, extra
+        self._first = _for_one_transaction(settings, extra)
+        self._connection: psycopg.Connection[TupleRow] | None = None
+        self.schema = settings.db_schema
+
+    def run(self, sql: Sql, params: Mapping[str, Any] | None = None) -> list[TupleRow]:
+        """Run one statement in its own transaction and return its rows.  Raises as ``Database.run`` does."""
+        if self._connection is None or self._connection.closed:
+            self._connection = connect_sync(self._settings, self._name, **self._extra)
+        if self._first is not None:
+            return BlockingTrip(self._connection, self.schema).run((self._first, {}), (sql, params or {}))
+        cursor = self._connection.cursor(binary=True).execute(sql.psycopg(self.schema).encode(), params)
+        result = cursor.pgresult
+        return cursor.fetchall() if result is not None and result.nfields else []
+
+    def close(self) -> None:
+        """Give the connection back to the server; the next ``run`` opens a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 async def pause_before_retry(tries: int, longest: float = 5.0) -> None:

@@ -27,8 +27,6 @@ _KINDS = (
 )
 _MOST_CONNECTIONS = 16
 _IDLE_SECONDS = 10.0
-_ARGUMENTS = {"application_name": "dispatcher handler"}
-"""So that pg_stat_activity says whose transaction it is."""
 _lock = threading.Lock()
 _pools: dict[str, Any] = {}
 _async_pools: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
@@ -54,6 +52,11 @@ def _url(home: Installation) -> str:
     return url
 
 
+def _arguments(home: Installation) -> dict[str, Any]:
+    """With a name, so that pg_stat_activity says whose transaction it is.  Poolers do not keep prepared statements."""
+    return {"application_name": "dispatcher handler"} | ({"prepare_threshold": None} if home.settings.pooled else {})
+
+
 @asynccontextmanager
 async def open_async(home: Installation, database: Any) -> AsyncIterator[Any]:
     """A session or connection for ``async with``.  Raises ``OptionError`` for what can only be used with ``with``."""
@@ -68,7 +71,7 @@ async def open_async(home: Installation, database: Any) -> AsyncIterator[Any]:
         return
     if kind not in ("own", "async_pool"):
         raise OptionError(f"{type(database).__name__} is synchronous: write 'with', not 'async with'")
-    pool = await _own_async_pool(_url(home)) if kind == "own" else database
+    pool = await _own_async_pool(home) if kind == "own" else database
     async with pool.connection() as connection:
         if not connection.autocommit:
             yield connection
@@ -91,7 +94,7 @@ def open_sync(home: Installation, database: Any) -> Iterator[Any]:
         return
     if kind not in ("own", "pool"):
         raise OptionError(f"{type(database).__name__} is asynchronous: write 'async with', not 'with'")
-    pool = _own_pool(_url(home)) if kind == "own" else database
+    pool = _own_pool(home) if kind == "own" else database
     with pool.connection() as connection:
         if not connection.autocommit:
             yield connection
@@ -100,32 +103,34 @@ def open_sync(home: Installation, database: Any) -> Iterator[Any]:
             yield connection
 
 
-async def _own_async_pool(url: str) -> Any:
+async def _own_async_pool(home: Installation) -> Any:
     """One per event loop; idle connections are given back, so that an idle worker holds none."""
     import asyncio
 
     from psycopg_pool import AsyncConnectionPool
 
+    url = _url(home)
     pools = _async_pools.setdefault(asyncio.get_running_loop(), {})
     pool = pools.get(url)
     if pool is None or pool.closed:
         pool = pools[url] = AsyncConnectionPool(
             url, min_size=0, max_size=_MOST_CONNECTIONS, max_idle=_IDLE_SECONDS, open=False,
-            name="dispatcher-handlers", kwargs=_ARGUMENTS,
+            name="dispatcher-handlers", kwargs=_arguments(home),
         )  # fmt: skip
         await pool.open()
     return pool
 
 
-def _own_pool(url: str) -> Any:
+def _own_pool(home: Installation) -> Any:
     from psycopg_pool import ConnectionPool
 
+    url = _url(home)
     with _lock:
         pool = _pools.get(url)
         if pool is None or pool.closed:
             pool = _pools[url] = ConnectionPool(
                 url, min_size=0, max_size=_MOST_CONNECTIONS, max_idle=_IDLE_SECONDS, open=True,
-                name="dispatcher-handlers", kwargs=_ARGUMENTS,
+                name="dispatcher-handlers", kwargs=_arguments(home),
             )  # fmt: skip
         return pool
 

@@ -163,23 +163,24 @@ class _Block(Generic[S]):
         """After an error of the commit: wait until that transaction is over, and read what it did."""
         import psycopg
 
-        from dispatcher.database import connect_sync
+        from dispatcher.database import BlockingDatabase
 
-        settings, schema = self._work.home.settings, self._work.home.schema
+        settings = self._work.home.settings
         if not settings.database_url:
             return False
         params = self._work.params(step=self._step)
         timeouts = {"lock_timeout": f"{_LOOK_SECONDS}s", "statement_timeout": f"{_LOOK_SECONDS}s"}
+        database = BlockingDatabase(settings, "dispatcher handler look", **timeouts)
+        database.schema = self._work.home.schema
         try:
-            with connect_sync(settings, "dispatcher handler look", **timeouts) as connection:
-                cursor = connection.cursor(binary=True)
-                cursor.execute(LOCK.psycopg(schema).encode(), params)
-                cursor.execute(COMPLETED.psycopg(schema).encode(), params)
-                [(ended, stepped)] = cursor.fetchall()
+            database.run(LOCK, params)
+            [(ended, stepped)] = database.run(COMPLETED, params)
         except psycopg.Error as error:
             # still unknown: the handler fails, and its settle finds the row either way
             _log.warning("whether a commit has happened cannot be read: %s", str(error).split("\n")[0])
             return False
+        finally:
+            database.close()
         committed = bool(stepped if self._step else ended)
         if committed:
             _log.warning("the answer to a commit was lost, the commit has happened: %s", type(failure).__name__)

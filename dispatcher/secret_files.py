@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
-from pydantic_settings import EnvSettingsSource
+from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from dispatcher.errors import ConfigurationError
 
@@ -24,10 +24,18 @@ def variables(name: str, field: FieldInfo) -> tuple[str, ...]:
 
 
 class EnvironmentAndFiles(EnvSettingsSource):
-    """The environment, with the content of files in the place of variables that name one."""
+    """The environment but for the fields to ``leave_out``, with the content of files in the place of those named."""
+
+    def __init__(self, settings_cls: type[BaseSettings], leave_out: Collection[str] = ()) -> None:
+        self._leave_out = leave_out
+        super().__init__(settings_cls)
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         found = dict(super()._load_env_vars())
+        for name in self._leave_out:
+            for variable in variables(name, self.settings_cls.model_fields[name]):
+                found.pop(variable.lower(), None)
+                found.pop(f"{variable}_FILE".lower(), None)
         for name, field in self.settings_cls.model_fields.items():
             for variable in variables(name, field):
                 path = found.get(f"{variable}_FILE".lower())

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from pydantic import AliasChoices, BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from dispatcher.secret_files import EnvironmentAndFiles
+from dispatcher.secret_files import EnvironmentAndFiles, variables
 from dispatcher.streams.units import parse_keep
 from state.sql import DEFAULT_SCHEMA, check_schema
 
@@ -62,6 +62,8 @@ class Settings(BaseSettings):
         default=None, repr=False, validation_alias=AliasChoices("DISPATCHER_DATABASE_URL", "DATABASE_URL")
     )
     """PostgreSQL, as a libpq URL; an SQLAlchemy driver suffix such as ``+psycopg`` is accepted and dropped."""
+    direct_database_url: str | None = Field(default=None, repr=False)
+    """Set it if ``DISPATCHER_DATABASE_URL`` leads through a pooler: the way past it, for relay and ``migrate``."""
     database_password: str | None = Field(default=None, repr=False)
     """The password for PostgreSQL, if not in the URL; as a rule given by ``DISPATCHER_DATABASE_PASSWORD_FILE``."""
     nats_url: str | None = Field(
@@ -116,15 +118,33 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments first, then the environment and the files it names."""
-        return init_settings, EnvironmentAndFiles(settings_cls)
+        """Arguments first, then the environment and the files it names.
+
+        Whoever names another database than the environment is not led to the environment's by its way past a pooler.
+        """
+        names = {"database_url", *variables("database_url", settings_cls.model_fields["database_url"])}
+        leave_out = {"direct_database_url"} if names & init_settings().keys() else set()
+        return init_settings, EnvironmentAndFiles(settings_cls, leave_out)
 
     @model_validator(mode="after")
     def _one_url(self) -> Self:
         """Whoever connects, libpq tools included, needs nothing but the URL."""
-        if self.database_url and self.database_password:
-            self.__dict__["database_url"] = _with_password(self.database_url, self.database_password)
+        for name in ("database_url", "direct_database_url"):
+            url = getattr(self, name)
+            if url and self.database_password:
+                self.__dict__[name] = _with_password(url, self.database_password)
         return self
+
+    @property
+    def pooled(self) -> bool:
+        """Whether ``database_url`` leads through a pooler: no session of its own, so nothing may be kept in one."""
+        return self.direct_database_url is not None
+
+    def direct(self) -> Self:
+        """The same for whoever needs sessions of its own: ``database_url`` leads past the pooler, if there is one."""
+        if self.direct_database_url is None:
+            return self
+        return self.model_copy(update={"database_url": self.direct_database_url, "direct_database_url": None})
 
     processes: int | None = Field(default=None, ge=1, le=1000)
     """Most child processes of one worker, for task types with ``pool="process"``; as many as there are cores."""
@@ -143,7 +163,7 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "pretty", "json"] = "auto"
     """Log lines of relay and worker; ``auto`` is ``pretty`` on a terminal and ``json`` elsewhere."""
 
-    @field_validator("database_url")
+    @field_validator("database_url", "direct_database_url")
     @classmethod
     def _plain_driver(cls, value: str | None) -> str | None:
         return None if value is None else _DRIVER.sub(r"\1://", value)

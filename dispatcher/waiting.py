@@ -168,7 +168,7 @@ class Waiting:
                     self._work.set()
                     tries += 1
                     await pause_before_retry(tries)
-                except psycopg.Error as error:
+                except (psycopg.Error, ConfigurationError) as error:
                     known = translated(error, self._database.schema)
                     for key in batch:
                         self._settle(key, known or error)

@@ -8,4 +8,5 @@ pytest_plugins = [
     "tests.fixtures.commands",
     "tests.fixtures.secured",
     "tests.fixtures.holder",
+    "tests.fixtures.pooler",
 ]

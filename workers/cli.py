@@ -14,6 +14,7 @@ import typer
 
 from dispatcher.app import Dispatcher
 from dispatcher.bus import Bus
+from dispatcher.cli.first_look import look_at_database
 from dispatcher.cli.options import (
     DatabaseUrl,
     LogFormat,
@@ -23,7 +24,6 @@ from dispatcher.cli.options import (
     Schema,
     StreamsConf,
     load_settings,
-    require_database,
     require_nats,
 )
 from dispatcher.cli.output import guard
@@ -35,7 +35,6 @@ from dispatcher.options import check_queue_name
 from dispatcher.probes import Probes
 from dispatcher.settings import Settings
 from dispatcher.streams.config import load
-from state.migrate import check_schema_version
 from workers.reload import Reloader, worker_command
 from workers.runtime import Worker, default_name
 
@@ -161,7 +160,7 @@ def command(
             raise SystemExit(asyncio.run(Reloader(worker_command()).run()))
         dispatcher = load_app(app)
         configure_logging(settings.log_format, name or default_name())
-        check_schema_version(require_database(settings), settings.db_schema)
+        look_at_database(settings)
         options = WorkerOptions(queues=names, slots=concurrency, name=name, burst=burst)
         code = _run(run_worker(dispatcher, settings, **options))
     if code:

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from uuid import UUID
 
 import psycopg
-from psycopg.rows import TupleRow
 
-from dispatcher.database import connect_sync
+from dispatcher.database import BlockingDatabase
+from dispatcher.errors import ConfigurationError
 from dispatcher.settings import Settings
 from state.sessions import RENEW
 from workers.session import Session
@@ -42,7 +42,7 @@ class LeaseKeeper:
         lost: Callable[[Session], None],
         must_leave: Callable[[Session], bool],
     ) -> None:
-        self._settings, self._boot_id = settings, boot_id
+        self._boot_id = boot_id
         self._cancel, self._lost, self._must_leave = cancel, lost, must_leave
         self._lease = settings.lease.total_seconds()
         self._margin = min(2.0, self._lease / 5)
@@ -50,7 +50,8 @@ class LeaseKeeper:
         self._wake = threading.Condition()
         self._sessions: dict[Session, float] = {}
         self._stopped = False
-        self._connection: psycopg.Connection[TupleRow] | None = None
+        limit = f"{max(200, int(self._margin * 1000))}ms"
+        self._database = BlockingDatabase(settings, "dispatcher worker lease", statement_timeout=limit)
         self._threads = [
             threading.Thread(target=self._run, name="dispatcher-lease", daemon=True),
             threading.Thread(target=self._guard, name="dispatcher-fence", daemon=True),
@@ -83,7 +84,7 @@ class LeaseKeeper:
                 if self._stopped:
                     break
                 if not self._sessions:
-                    self._close()
+                    self._database.close()
                     self._wake.wait()
                     continue
                 session, at = min(self._sessions.items(), key=lambda item: item[1])
@@ -92,19 +93,14 @@ class LeaseKeeper:
                     self._wake.wait(pause)
                     continue
             self._renew(session)
-        self._close()
+        self._database.close()
 
     def _renew(self, session: Session) -> None:
         sent = time.monotonic()
         try:
-            if self._connection is None or self._connection.closed:
-                limit = f"{max(200, int(self._margin * 1000))}ms"
-                self._connection = connect_sync(self._settings, "dispatcher worker lease", statement_timeout=limit)
-            params = {"session": session.id, "boot": self._boot_id}
-            cursor = self._connection.cursor(binary=True)
-            rows = cursor.execute(RENEW.psycopg(self._settings.db_schema), params).fetchall()
-        except psycopg.Error as error:
-            self._close()
+            rows = self._database.run(RENEW, {"session": session.id, "boot": self._boot_id})
+        except (psycopg.Error, ConfigurationError) as error:
+            self._database.close()
             self._failed(session, str(error).strip().split("\n")[0])
             return
         if not rows:
@@ -166,8 +162,3 @@ class LeaseKeeper:
     def _call(self, function: Callable[..., None], *args: object) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(function, *args)
-
-    def _close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()

@@ -26,7 +26,7 @@ __all__ = ["Processes"]
 _CANCEL_SECONDS = 0.06
 """What a handler gets to end in order after a cancel, before its process is killed: all in all 100 ms."""
 _RELEASE_SECONDS = 1.0
-_SETTINGS = {"database_url", "nats_url", "db_schema", "namespace"}
+_SETTINGS = {"database_url", "direct_database_url", "nats_url", "db_schema", "namespace"}
 """What a child must have as its worker has it, for its handlers' transactions; the rest is in the environment."""
 _CLOSE_SECONDS = 5.0
 

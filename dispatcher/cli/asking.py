@@ -13,7 +13,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from dispatcher.cli.options import require_database
-from dispatcher.database import connect_sync
+from dispatcher.database import connect_limited
 from dispatcher.errors import OptionError
 from dispatcher.settings import Settings
 
@@ -21,13 +21,14 @@ __all__ = ["actor", "ago", "asking", "moment"]
 
 _AGO = re.compile(r"(\d{1,9})\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_SECONDS = 30.0
 
 
 @contextmanager
 def asking(settings: Settings) -> Iterator[psycopg.Connection[TupleRow]]:
     """An autocommit connection that is closed afterwards; an answer takes at most 30 s."""
     require_database(settings)
-    with connect_sync(settings, "dispatcher command", statement_timeout="30s") as connection:
+    with connect_limited(settings, "dispatcher command", _SECONDS) as connection:
         yield connection
 
 

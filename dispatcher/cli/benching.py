@@ -39,7 +39,7 @@ def run(database_url: str | None, nats_url: str | None, json: bool, bench: Bench
     with guard():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing is left behind then either
         logging.getLogger("dispatcher").setLevel(logging.ERROR)  # the servers' end is no news
-        settings = load_settings(database_url=database_url, nats_url=nats_url)
+        settings = load_settings(database_url=database_url, nats_url=nats_url).direct()
         try:
             with stand_on(settings) as ground:
                 result = report.with_goals(asyncio.run(measure(ground)))

@@ -96,6 +96,8 @@ def _setting(settings: Settings, name: str, from_flag: bool, from_dev: bool) -> 
     places = ((f"{kind} ", f"{variable}{end}") for variable in variables for kind, end in _PLACES)
     found = next((kind + set_names[place] for kind, place in places if place in set_names), None)
     elsewhere = "dispatcher dev" if from_dev else "default"
+    if getattr(settings, name) is None:  # the way past a pooler does not count beside another database's flag
+        found = None
     origin = "flag" if from_flag else found or elsewhere
     value = _MASK if name in _SECRET and getattr(settings, name) else getattr(settings, name)
     if isinstance(value, timedelta):

@@ -23,6 +23,7 @@ from dispatcher.settings import Settings
 
 __all__ = ["command"]
 
+_DIRECT = "DISPATCHER_DIRECT_DATABASE_URL"
 _MISSING = "say which app to run: dispatcher dev MODULE:APP, for example dispatcher dev tasks:app"
 
 
@@ -80,7 +81,7 @@ class _About:
     def document(self) -> dict[str, Any]:
         """For the beacon and ``--json``."""
         settings = self.settings
-        given = {"database_url", "nats_url", "db_schema", "namespace", "streams_conf"}
+        given = {"database_url", "direct_database_url", "nats_url", "db_schema", "namespace", "streams_conf"}
         values = {name: getattr(settings, name) for name in sorted(given)}
         values["streams_conf"] = None if settings.streams_conf is None else str(settings.streams_conf.absolute())
         return {
@@ -138,7 +139,7 @@ def _servers(folder: Path, settings: Settings) -> Iterator[tuple[Settings, Embed
         raise ConfigurationError(f"only {other} is configured; set {name} too, or unset both and both are started here")
     note("starting PostgreSQL and NATS ...")
     with EmbeddedServers(folder / "servers") as servers:
-        urls = {"database_url": servers.database_url, "nats_url": servers.nats_url}
+        urls = {"database_url": servers.database_url, "direct_database_url": None, "nats_url": servers.nats_url}
         yield settings.model_copy(update=urls), servers
 
 
@@ -167,4 +168,7 @@ def _print_environment(folder: Path, json: bool) -> None:
     if document is None:
         fail(f"no dispatcher dev runs in {folder}", NOT_FOUND)
     variables = {f"DISPATCHER_{name.upper()}": str(value) for name, value in document["settings"].items()}
-    emit(variables, json, lambda: "\n".join(f"export {name}={shlex.quote(v)}" for name, v in variables.items()))
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    if _DIRECT in os.environ and _DIRECT not in variables:  # it would lead a relay to another database than this one
+        lines.append(f"unset {_DIRECT}")
+    emit(variables, json, lambda: "\n".join(lines))

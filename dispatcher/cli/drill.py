@@ -80,7 +80,7 @@ def run(
 
 
 def _configured() -> Settings:
-    settings = load_settings()
+    settings = load_settings().direct()
     require_database(settings)
     require_nats(settings)
     return settings

@@ -90,6 +90,10 @@ def _database(error: BaseException) -> Failure | None:
             " status",
             CONFLICT,
         )
+    if state in ("26000", "42P05"):  # a prepared statement that this session does not have, or has already
+        from dispatcher.database import THROUGH_A_POOLER
+
+        return Failure(f"PostgreSQL refused: {_one_line(original)}; {THROUGH_A_POOLER}", USAGE)
     if state.startswith("DS"):
         codes = {"DS001": UNAVAILABLE, "DS002": USAGE, "DS003": CONFLICT, "DS005": USAGE}
         return Failure(_one_line(original), codes.get(state, ERROR))

@@ -49,7 +49,7 @@ def up(
     json: Json = False,
 ) -> None:
     """Bring the tables up to date, in one transaction; safe to run from many machines at once."""
-    settings = load_settings(database_url=database_url, db_schema=schema)
+    settings = load_settings(database_url=database_url, db_schema=schema).direct()
     url = require_database(settings)
     migrate.upgrade(url, settings.db_schema, revision, lock_timeout=lock_timeout)
     _report(migrate.status(url, settings.db_schema), json)
@@ -65,7 +65,7 @@ def down(
     json: Json = False,
 ) -> None:
     """Take the tables back to an older revision; data that the older one has no place for is lost."""
-    settings = load_settings(database_url=database_url, db_schema=schema)
+    settings = load_settings(database_url=database_url, db_schema=schema).direct()
     url = require_database(settings)
     before = migrate.status(url, settings.db_schema)
     if not yes:
@@ -83,7 +83,7 @@ def status(
     json: Json = False,
 ) -> None:
     """Compare the tables with this version of the package; changes nothing."""
-    settings = load_settings(database_url=database_url, db_schema=schema)
+    settings = load_settings(database_url=database_url, db_schema=schema).direct()
     found = migrate.status(require_database(settings), settings.db_schema)
     _report(found, json)
     if check and found.verdict != "current":

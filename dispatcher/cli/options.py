@@ -82,7 +82,7 @@ _FLAGS = {
     "log_format": "--log-format",
 }
 _CURES = {
-    "database_url": "postgresql://user:password@host:5432/name",
+    **dict.fromkeys(("database_url", "direct_database_url"), "postgresql://user:password@host:5432/name"),
     "nats_url": "nats://host:4222",
     "lease": "seconds, for example 30",
     "grace": "seconds, for example 25",
@@ -121,7 +121,7 @@ def dev_settings(flags: Mapping[str, Any]) -> dict[str, Any]:
     All or nothing, so that one command never talks to the database of one installation and the NATS of another.
     """
     set_names = {name.upper() for name, value in os.environ.items() if value}
-    for name in ("database_url", "nats_url"):
+    for name in ("database_url", "direct_database_url", "nats_url"):
         if flags.get(name) is not None or set_names.intersection(variables_of(name)):
             return {}
     settings = (found() or {}).get("settings")
@@ -163,7 +163,7 @@ def _explain(item: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     name = next((field for field in Settings.model_fields if place == field or place in variables_of(field)), place)
     variables = variables_of(name) if name in Settings.model_fields else ()
     source = _FLAGS.get(name, name) if name in given else next((v for v in variables if v in os.environ), place)
-    shown = "" if name in ("database_url", "nats_url") else f"={item['input']}"
+    shown = "" if name in ("database_url", "direct_database_url", "nats_url") else f"={item['input']}"
     reason = str(item["msg"]).removeprefix("Value error, ").replace("Input should be", "it should be")
     if name not in _CURES:
         return f"{source}{shown} is not valid: {reason}"

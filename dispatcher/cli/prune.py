@@ -25,7 +25,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Remove finished tasks that were kept long enough.  The leading relay does this by itself every ten minutes."""
-    settings = load_settings(database_url=database_url, db_schema=schema, streams_conf=streams_conf)
+    settings = load_settings(database_url=database_url, db_schema=schema, streams_conf=streams_conf).direct()
     require_database(settings)
     pruned, flows = asyncio.run(_prune(settings, dry_run))
     rows = [(queue, state.label, count) for (queue, state), count in sorted(pruned.items())]

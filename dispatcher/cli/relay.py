@@ -7,6 +7,7 @@ import signal
 from typing import Any
 
 from dispatcher.bus import Bus
+from dispatcher.cli.first_look import look_at_database
 from dispatcher.cli.options import (
     DatabaseUrl,
     LogFormat,
@@ -16,7 +17,6 @@ from dispatcher.cli.options import (
     Schema,
     StreamsConf,
     load_settings,
-    require_database,
     require_nats,
 )
 from dispatcher.cli.output import guard
@@ -27,7 +27,6 @@ from dispatcher.probes import Probes
 from dispatcher.relay.service import Relay
 from dispatcher.settings import Settings
 from dispatcher.streams.config import load
-from state.migrate import check_schema_version
 
 __all__ = ["command", "run_relay"]
 
@@ -65,11 +64,11 @@ def command(
             streams_conf=streams_conf,
             metrics_port=metrics_port,
             log_format=log_format,
-        )
+        ).direct()
         require_nats(settings)
         arm("dispatcher.relay.failpoints")
         streams = load(settings.streams_conf)
         configure_logging(settings.log_format)
-        check_schema_version(require_database(settings), settings.db_schema)
+        look_at_database(settings)
         calm()
         asyncio.run(run_relay(settings, streams))

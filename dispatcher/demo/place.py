@@ -154,7 +154,7 @@ def _claim(keep: Path) -> None:
 
 
 def _configured() -> tuple[str, str] | None:
-    given = Settings()
+    given = Settings().direct()
     if bool(given.database_url) != bool(given.nats_url):
         raise ConfigurationError("set DISPATCHER_DATABASE_URL and DISPATCHER_NATS_URL both, or none for own servers")
     return (given.database_url, given.nats_url) if given.database_url and given.nats_url else None

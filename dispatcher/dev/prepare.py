@@ -21,8 +21,9 @@ __all__ = ["prepare", "wait_for_workers"]
 
 def prepare(settings: Settings) -> None:
     """Migrate, then make streams and queues as streams.conf says.  Safe to repeat."""
-    assert settings.database_url is not None
-    upgrade(settings.database_url, settings.db_schema)
+    direct = settings.direct().database_url
+    assert direct is not None
+    upgrade(direct, settings.db_schema)
     config = load(settings.streams_conf)
     with connect_sync(settings, "dispatcher prepare") as connection:
         register_queues(connection, config, settings.db_schema)

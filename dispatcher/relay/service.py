@@ -45,6 +45,7 @@ class Relay:
     """``await run()`` until :meth:`stop`.  ``led`` is set when this process leads: tests and the demo wait for it."""
 
     def __init__(self, settings: Settings, streams: StreamsConfig, bus: Bus) -> None:
+        settings = settings.direct()  # locks and LISTEN belong to sessions, transactions have several statements
         self._settings, self._bus, self._streams = settings, bus, streams
         self._subjects = Subjects(settings.namespace)
         # One name for all sessions of this relay: a standby ends them together.

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 from psycopg.rows import class_row, dict_row, namedtuple_row, scalar_row
@@ -67,10 +68,10 @@ def plain(**options: Any) -> SyncKind:
     return kind
 
 
-def async_session(driver: str) -> AsyncKind:
+def async_session(driver: str, **options: Any) -> AsyncKind:
     @asynccontextmanager
     async def kind(url: str) -> AsyncIterator[AsyncTx]:
-        engine = create_async_engine(_url(url, driver), poolclass=NullPool)
+        engine = create_async_engine(_url(url, driver), poolclass=NullPool, **options)
         async with AsyncSession(engine) as tx, tx.begin():
             yield tx
 
@@ -157,3 +158,10 @@ ASYNC_AUTOCOMMIT: dict[str, AsyncKind] = {
     "async-connection-psycopg-autocommit": async_connection("psycopg", "AUTOCOMMIT"),
     "async-connection-asyncpg-autocommit": async_connection("asyncpg", "AUTOCOMMIT"),
 }
+# asyncpg prepares every statement: by a name that no other client of the same server session has
+_UNIQUE: dict[str, Any] = {"statement_cache_size": 0, "prepared_statement_name_func": lambda: f"__{uuid4()}__"}
+BEHIND_A_POOLER: dict[str, AsyncKind] = {
+    **{name: kind for name, kind in (ASYNC_TRANSACTIONAL | ASYNC_AUTOCOMMIT).items() if "asyncpg" not in name},
+    "async-session-asyncpg": async_session("asyncpg", connect_args=_UNIQUE),
+}
+"""Asynchronous ones for a pooler in transaction mode."""

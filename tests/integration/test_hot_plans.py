@@ -95,6 +95,35 @@ async def test_a_plan_made_on_a_small_table_does_not_outlive_its_growth(settings
         await database.close()
 
 
+async def test_behind_a_pooler_every_batch_is_planned_anew_and_as_well(
+    connection: psycopg.Connection[tuple[object, ...]], settings: Settings
+) -> None:
+    """Nothing is prepared there; planned for the very 500 ids, a statement would read whole tables."""
+    database = Database(settings.model_copy(update={"direct_database_url": settings.database_url}), "test", **BY_INDEX)
+    ids = [row[0] for row in connection.execute("SELECT id FROM dispatcher.tasks ORDER BY id DESC LIMIT 500")]
+    some = {"session": 0, "ids": ids, "attempts": [1] * 500, "types": [1], "batch": 1, "batches": [7]}
+    some |= {"results": [b"1"] * 500, "to": [7] * 500, "reasons": [1] * 500, "delays": [0.0] * 500}
+    some |= {"refunds": [0] * 500, "details": [None] * 500}
+    said: list[str] = []
+    try:
+        made = await database.connection()
+        made.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))
+        try:
+            await made.execute("LOAD 'auto_explain'")
+        except psycopg.errors.UndefinedFile:
+            pytest.skip("this PostgreSQL has no auto_explain")
+        await made.execute("SET auto_explain.log_min_duration = 0; SET auto_explain.log_level = 'notice'")
+        for name in ("claim", "look", "succeed", "leave"):
+            said.clear()
+            await database.run(HOT[name], some)
+            plan = said[-1]
+            assert "tasks_pkey" in plan, plan
+            assert not re.search(r"(Seq|Bitmap Heap) Scan on (tasks|task_events|outbox)\b", plan), f"{name}:\n{plan}"
+            assert not re.search(r"(Hash|Merge) .*Join", plan), f"{name}:\n{plan}"
+    finally:
+        await database.close()
+
+
 def plan_of(connection: psycopg.Connection[tuple[object, ...]], name: str, sql: Sql) -> str:
     """The generic plan: what a prepared statement runs with, whatever its values."""
     text, names = sql.numbered("dispatcher")
