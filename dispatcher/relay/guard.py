@@ -46,6 +46,7 @@ class Guard:
         self._shares = Shares()
         self._known: dict[str, str] = {}
         self._hungry: dict[str, dict[str, bool]] = {}
+        self._strays: dict[str, int] = {}
         self._read_at = 0.0
         self._looked_at = 0.0
         self._back = asyncio.Event()
@@ -130,7 +131,22 @@ class Guard:
                 self._leader.full_look_of[name] = created
                 self._leader.nudge()
             self._known[name] = created
+        for name, messages in found.messages.items():
+            self._watch_for_strays(name, messages)
         return True
+
+    def _watch_for_strays(self, stream: str, messages: int) -> None:
+        """Messages that no consumer has before it, look after look: the leader sees whether any task needs them."""
+        waits = any(
+            waits for queue, lanes in self._hungry.items() if self._streams.queue(queue).stream == stream
+            for waits in lanes.values()
+        )  # fmt: skip
+        if not messages or waits:
+            self._leader.strays.discard(stream)
+        elif self._strays.get(stream) == messages:
+            self._leader.strays.add(stream)
+            self._leader.nudge()
+        self._strays[stream] = 0 if waits else messages
 
     def _lanes(self) -> list[Lane]:
         """The lanes that live workers serve; they make their consumers, the leader sets drifted ones right."""

@@ -72,6 +72,8 @@ class Leader:
         self._last_look = 0.0
         self.full_look_of: dict[str, str] = {}
         """Streams, with their creation time, that a guard found to be new: their tasks go out again."""
+        self.strays: set[str] = set()
+        """Streams that hold messages which no consumer delivers; swept once no dispatch waits for its message."""
         self.on_blocked: Callable[[], None] = lambda: None
         """Called when a batch could not be published."""
 
@@ -175,7 +177,7 @@ class Leader:
             self._next_fold = float("inf")
         if self._is_blocked():
             return
-        if log and self._next_trim == float("inf"):
+        if (log or self.strays) and self._next_trim == float("inf"):
             self._next_trim = now + _TRIM_SECONDS
         if self.full_look_of:
             await self._reconcile()
@@ -207,7 +209,11 @@ class Leader:
         # named like the others, so that a standby ends it with them
         database = Database(self._settings, self._name, statement_timeout="30s", **BY_INDEX)
         try:
-            await Reconciler(database, self._bus, self._subjects).once()
+            reconciler = Reconciler(database, self._bus, self._subjects)
+            await reconciler.once()
+            for stream in list(self.strays):
+                if await reconciler.sweep(stream):
+                    self.strays.discard(stream)
         except (BusError, *Transient) as error:
             _log.info("reconciling later: %s", str(error).strip().split("\n")[0])
         finally:

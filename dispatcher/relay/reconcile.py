@@ -86,6 +86,24 @@ class Reconciler:
             _log.warning("stream %s is not the one we knew: %d tasks dispatched again", stream, total)
         return total
 
+    async def sweep(self, stream: str) -> bool:
+        """Remove what a stream holds that no task waits for; returns whether nothing waits.
+
+        After damage a server may keep messages that it never delivers again.  Nothing is published meanwhile: every open
+        drain has to end first, and then each message that a task needs stands in the log.
+        """
+        await self._database.run(self._lock)
+        try:
+            if await self._database.run(reconcile.ENTRIES):
+                return False
+            answer = await self._bus.api(f"STREAM.PURGE.{self._subjects.stream_name(stream)}")
+        finally:
+            await self._database.run(self._unlock)
+        _log.warning(
+            "%d messages of stream %s removed: nobody got them, and no task needs them", answer["purged"], stream
+        )
+        return True
+
     async def seen(self, stream: str) -> str | None:
         """The creation time this installation last agreed with, ``None`` before the first one."""
         rows = await self._database.run(reconcile.STREAM_SEEN, {"name": stream})

@@ -24,6 +24,8 @@ class Verified:
 
     created: dict[str, str] = field(default_factory=dict)
     """The ``created`` time of each stream of the file, by its name in the file; a new one means: reconcile all."""
+    messages: dict[str, int] = field(default_factory=dict)
+    """How many messages each of them holds."""
     repaired: list[Change] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -48,6 +50,7 @@ async def verify(
     for change in changes:
         if change.kind == "stream" and change.name in names:
             result.created[names[change.name]] = change.created
+            result.messages[names[change.name]] = change.messages
         if change.action == "create" or (change.action == "update" and repair):
             await _repair(bus, change, config, subjects, result, repair)
         elif change.action in ("update", "extra", "unknown"):

@@ -217,3 +217,30 @@ async def test_messages_that_their_consumer_takes_for_acknowledged_are_delivered
     assert (answer["ack_floor"]["stream_seq"], answer["num_pending"]) == (999, 0)
     await fleet.worker()
     await fleet.all_finish(len(tasks))
+
+
+async def test_messages_that_nobody_gets_and_no_task_needs_are_removed(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after damage to the stream's files, when all work is done."""
+    if parse_version(fleet.bus.server_version) < (2, 14, 0):
+        pytest.skip("this nats-server cannot reset a consumer, and the damage itself cannot be made at will")
+    monkeypatch.setattr("dispatcher.relay.guard._GUARD_SECONDS", 0.5)
+    monkeypatch.setattr("dispatcher.relay.leader._TRIM_SECONDS", 0.5)
+    await fleet.relay()
+    worker = await fleet.worker()
+    tasks = fleet.enqueue_many([apps.note.call(n) for n in range(20)])
+    await fleet.all_finish(len(tasks))
+    await fleet.stop(worker)
+    subjects = Subjects(fleet.settings.namespace)
+    stream = subjects.stream_name("TASKS")
+    lane = subjects.lane("TASKS", "default", "default")
+    await fleet.bus.store([(lane, encode(task.id, 1, 1), f"old-{task.id}") for task in tasks], PATIENCE)
+    await fleet.bus.api(f"CONSUMER.RESET.{stream}.{subjects.consumer('default', 'default')}", {"seq": 1000})
+    await fleet.worker()
+
+    async def is_empty() -> bool:
+        return bool((await fleet.bus.api(f"STREAM.INFO.{stream}"))["state"]["messages"] == 0)
+
+    await until(is_empty)
+    assert fleet.count("tasks", "state = 6") == len(tasks)
