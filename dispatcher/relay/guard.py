@@ -136,11 +136,12 @@ class Guard:
         return True
 
     def _watch_for_strays(self, stream: str, messages: int) -> None:
-        """Messages that no consumer has before it, look after look: the leader sees whether any task needs them."""
-        waits = any(
-            waits for queue, lanes in self._hungry.items() if self._streams.queue(queue).stream == stream
-            for waits in lanes.values()
-        )  # fmt: skip
+        """Messages that no consumer has before it, look after look: the leader sees whether any task needs them.
+
+        Where no worker serves the stream they may be waiting for one.
+        """
+        lanes = [lanes for queue, lanes in self._hungry.items() if self._streams.queue(queue).stream == stream]
+        waits = not lanes or any(hungry for served in lanes for hungry in served.values())
         if not messages or waits:
             self._leader.strays.discard(stream)
         elif self._strays.get(stream) == messages:

@@ -89,8 +89,8 @@ class Reconciler:
     async def sweep(self, stream: str) -> bool:
         """Remove what a stream holds that no task waits for; returns whether nothing waits.
 
-        After damage a server may keep messages that it never delivers again.  Nothing is published meanwhile: every open
-        drain has to end first, and then each message that a task needs stands in the log.
+        After damage a server may keep messages that it never delivers again.  Nothing is published meanwhile: every
+        open drain has to end first, and then each message that a task needs stands in the log.
         """
         await self._database.run(self._lock)
         try:
@@ -99,9 +99,7 @@ class Reconciler:
             answer = await self._bus.api(f"STREAM.PURGE.{self._subjects.stream_name(stream)}")
         finally:
             await self._database.run(self._unlock)
-        _log.warning(
-            "%d messages of stream %s removed: nobody got them, and no task needs them", answer["purged"], stream
-        )
+        _log.warning("%d messages of %s removed: nobody got them, and no task needs them", answer["purged"], stream)
         return True
 
     async def seen(self, stream: str) -> str | None:
