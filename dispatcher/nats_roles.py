@@ -74,6 +74,7 @@ def _rights(role: str, subjects: Subjects, streams: list[str]) -> tuple[list[str
         own = [subjects.beat, subjects.cancel, subjects.settled, subjects.waits]
         reading = [f"$JS.API.STREAM.MSG.GET.{subjects.stream_name(stream)}" for stream in streams]
         making = _api(subjects, streams, "STREAM.CREATE.{}", "STREAM.UPDATE.{}", *_CONSUMERS)
+        making += _api(subjects, streams, "STREAM.MSG.DELETE.{}", "CONSUMER.DELETE.{}.>")  # repair after damage
         return [*tasks, *own, *_LOOK, *reading, *making], [control]
     if role == "worker":
         acks = [f"$JS.ACK.{subjects.stream_name(stream)}.>" for stream in streams]

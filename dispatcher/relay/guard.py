@@ -47,6 +47,7 @@ class Guard:
         self._known: dict[str, str] = {}
         self._hungry: dict[str, dict[str, bool]] = {}
         self._strays: dict[str, int] = {}
+        self._told: dict[str, int] = {}
         self._read_at = 0.0
         self._looked_at = 0.0
         self._back = asyncio.Event()
@@ -144,7 +145,9 @@ class Guard:
         waits = not lanes or any(hungry for served in lanes for hungry in served.values())
         if not messages or waits:
             self._leader.strays.discard(stream)
-        elif self._strays.get(stream) == messages:
+            self._told.pop(stream, None)
+        elif self._strays.get(stream) == messages != self._told.get(stream):
+            self._told[stream] = messages  # once: the server may not let us remove them
             self._leader.strays.add(stream)
             self._leader.nudge()
         self._strays[stream] = 0 if waits else messages

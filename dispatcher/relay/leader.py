@@ -212,8 +212,9 @@ class Leader:
             reconciler = Reconciler(database, self._bus, self._subjects)
             await reconciler.once()
             for stream in list(self.strays):
-                if await reconciler.sweep(stream):
-                    self.strays.discard(stream)
+                self.strays.discard(stream)
+                if not await reconciler.sweep(stream):
+                    self.strays.add(stream)
         except (BusError, *Transient) as error:
             _log.info("reconciling later: %s", str(error).strip().split("\n")[0])
         finally:
