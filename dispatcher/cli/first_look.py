@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 import secrets
 import time
@@ -40,8 +41,8 @@ def look_at_database(settings: Settings) -> None:
             if not _FULL.search(str(error)):
                 raise
             _log.warning("PostgreSQL has no connection free, trying again: %s", str(error).strip().split("\n")[0])
-            time.sleep(min(_LONGEST_SECONDS, 0.1 * 2 ** min(tries, 10)))
             tries += 1
+            time.sleep(random.uniform(0.02, min(_LONGEST_SECONDS, 0.1 * 2 ** min(tries, 10))))
 
 
 def _look(settings: Settings) -> None:
