@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
@@ -18,7 +19,7 @@ from state.machine import Reason
 from state.sql import Sql
 from tests.fixtures import apps, flow_apps
 from tests.fixtures.fleet import Fleet, until
-from tests.fixtures.flow_apps import ACCOUNTS, balances
+from tests.fixtures.flow_apps import ACCOUNTS, app, balances
 from tests.fixtures.patience import PATIENCE
 from tests.fixtures.pooler import POOL_SIZE, Pooler
 from tests.integration import session_kinds as kinds
@@ -41,6 +42,14 @@ async def give_up_sessions(fleet: Fleet, pooler: Pooler, *after: int) -> None:
     for number in after:
         await until(partial(has_ended, fleet, number))
         await asyncio.to_thread(pooler.tell, "RECONNECT")
+
+
+@pytest.fixture
+async def bank(pooled_fleet: Fleet) -> AsyncIterator[Fleet]:
+    pooled_fleet.connection.execute(ACCOUNTS)
+    app.configure(pooled_fleet.settings)
+    yield pooled_fleet
+    await app.close()
 
 
 def sessions(pooler: Pooler) -> list[dict[str, Any]]:
@@ -90,10 +99,8 @@ async def test_every_end_of_a_task_is_reached_by_way_of_it(
     assert_none_prepared(fleet)
 
 
-async def test_effects_steps_children_and_flows_work_by_way_of_it(pooled_fleet: Fleet, pooler: Pooler) -> None:
-    fleet, app = pooled_fleet, flow_apps.app
-    fleet.connection.execute(ACCOUNTS)
-    app.configure(fleet.settings)
+async def test_effects_steps_children_and_flows_work_by_way_of_it(bank: Fleet, pooler: Pooler) -> None:
+    fleet = bank
     await fleet.relay()
     for _ in range(2):
         await fleet.worker(app, slots=2)
@@ -110,15 +117,12 @@ async def test_effects_steps_children_and_flows_work_by_way_of_it(pooled_fleet: 
     assert await spawned.wait(PATIENCE) == 6
     assert await chained.wait(PATIENCE) == 9
     await recycling
-    await app.close()
     assert balances(fleet.connection) == (-84, 84)  # the one in a process moves three times as much
     assert_none_prepared(fleet)
 
 
-async def test_nothing_is_lost_when_it_is_killed(pooled_fleet: Fleet, pooler: Pooler) -> None:
-    fleet, app = pooled_fleet, flow_apps.app
-    fleet.connection.execute(ACCOUNTS)
-    app.configure(fleet.settings)
+async def test_nothing_is_lost_when_it_is_killed(bank: Fleet, pooler: Pooler) -> None:
+    fleet = bank
     await fleet.relay()
     for _ in range(2):
         await fleet.worker(app, slots=4)
@@ -133,7 +137,6 @@ async def test_nothing_is_lost_when_it_is_killed(pooled_fleet: Fleet, pooler: Po
         await asyncio.to_thread(pooler.start)
     await asyncio.gather(*waits)
     await fleet.all_finish(450, timeout=2 * PATIENCE)  # each transfer has its receipt
-    await app.close()
     assert balances(fleet.connection) == (-150, 150)
     assert_none_prepared(fleet)
 

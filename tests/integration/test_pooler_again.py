@@ -20,7 +20,7 @@ from tests.integration.test_flows import (
     test_a_graph_follows_its_rules,
     test_handlers_wait_for_children_without_a_slot,
 )
-from tests.integration.test_kinds import test_every_fate_in_every_kind_of_execution
+from tests.integration.test_kinds import _app, test_every_fate_in_every_kind_of_execution
 from tests.integration.test_worker_loss import (
     _short_lease,
     test_a_claim_whose_answer_is_lost_is_adopted,
@@ -30,6 +30,7 @@ from tests.integration.test_worker_loss import (
 )
 
 __all__ = [
+    "_app",
     "_short_lease",
     "bank",
     "flows",
