@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -22,6 +21,7 @@ from dispatcher.settings import Settings
 from state.machine import Reason, State
 from workers.attempt import Attempt, Outcome, Stop
 from workers.contexts import Contexts
+from workers.eager import started
 from workers.effects import already_committed, returned
 from workers.inputs import Inputs, needs_inputs
 from workers.limits import NONE, Limits, limits_of
@@ -86,7 +86,7 @@ class Executor:
             attempt = ready.popleft()
             self.executing += 1
             attempt.has_slot = True
-            attempt.job = _started(self._loop, self._run(attempt))
+            attempt.job = started(self._loop, self._run(attempt))
             if self._loop.time() > until:
                 self._loop.call_soon(self._fill)
                 break
@@ -290,13 +290,6 @@ class Executor:
         if self.processes is not None:
             await self.processes.close()
         self._threads.close()
-
-
-def _started(loop: asyncio.AbstractEventLoop, run: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Since Python 3.12 a coroutine that waits for nothing is done when this returns, without a turn of the loop."""
-    if sys.version_info >= (3, 12):
-        return asyncio.Task(run, loop=loop, eager_start=True)
-    return loop.create_task(run)
 
 
 def _restarted(attempt: Attempt) -> Limits:
