@@ -92,6 +92,7 @@ async def test_what_a_leaving_worker_did_not_run_goes_to_another(fleet: Fleet) -
     fleet.open("go")
     await fleet.all_finish(7)
     await until(lambda: is_empty(second))
+    assert len(fleet.ledger("ran")) == 6 and len(fleet.ledger("start")) == 1
 
 
 @pytest.fixture
