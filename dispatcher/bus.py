@@ -30,6 +30,8 @@ __all__ = ["Bus", "Message", "Outgoing", "Subscription"]
 
 _log = logging.getLogger("dispatcher.bus")
 _ACK, _PROGRESS = b"+ACK", b"+WPI"
+_LOST = (nats_errors.Error, OSError)
+"""Trap of nats-py: between the end of a connection and the next one it raises what the socket said, from any method."""
 
 
 class Message(Protocol):
@@ -189,14 +191,14 @@ class Bus:
         """Send a message nobody confirms; dropped silently while the server is away and the buffer is full."""
         try:
             await self._client.publish(subject, payload)
-        except nats_errors.Error as error:
+        except _LOST as error:
             _log.debug("not published to %s: %r", subject, error)
 
     async def request(self, subject: str, payload: bytes = b"", timeout: float = 2.0) -> bytes:
         """Ask and return the first answer.  Raises ``BusUnavailable`` when nobody answers within ``timeout``."""
         try:
             answer = await self._client.request(subject, payload, timeout=timeout)
-        except (nats_errors.Error, TimeoutError) as error:
+        except _LOST as error:
             raise BusUnavailable(f"no answer on {subject}: {error!r}") from None
         return bytes(answer.data)
 
@@ -209,12 +211,15 @@ class Bus:
                 answers.append(bytes(message.data))
 
         inbox = self._client.new_inbox()
-        subscription = await self._client.subscribe(inbox, cb=collect)
         try:
-            await self._client.publish(subject, payload, reply=inbox)
-            await asyncio.sleep(wait)
-        finally:
-            await subscription.unsubscribe()
+            subscription = await self._client.subscribe(inbox, cb=collect)
+            try:
+                await self._client.publish(subject, payload, reply=inbox)
+                await asyncio.sleep(wait)
+            finally:
+                await subscription.unsubscribe()
+        except _LOST as error:
+            raise BusUnavailable(f"{subject} cannot be asked: {error!r}") from None
         return answers
 
     async def subscribe(
@@ -230,6 +235,8 @@ class Bus:
             )
         except nats_errors.Error as error:
             raise BusUnavailable(f"cannot subscribe to {subject}: {error!r}") from None
+        except OSError:  # it is registered, and asked for again by the next connection
+            subscription = [found for found in self._client._subs.values() if found.subject == subject][-1]
         # a connection that breaks just now subscribes again by itself: only the answer to the flush is lost
         with suppress(nats_errors.Error, TimeoutError, OSError):
             # shielded: nats-py loses its connection when the answer to a cancelled flush arrives
@@ -255,7 +262,7 @@ class Bus:
         try:
             for reply in replies:
                 await publish(reply, verb)
-        except nats_errors.Error as error:
+        except _LOST as error:
             _log.debug("%s not sent: %r", verb[:4], error)
 
     # JetStream ------------------------------------------------------------------------------------------------------
@@ -282,7 +289,7 @@ class Bus:
             raise BusUnavailable("NATS is away")
         try:
             await self._publisher.store(batch, timeout)
-        except nats_errors.Error as error:
+        except _LOST as error:
             raise BusUnavailable(f"NATS is away: {error!r}") from None
 
 

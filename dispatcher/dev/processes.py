@@ -10,7 +10,10 @@ from pathlib import Path
 from dispatcher.dev.child import how_it_ended, popen_options
 from dispatcher.errors import DispatcherError
 
-__all__ = ["Processes"]
+__all__ = ["AWAY", "Processes"]
+
+AWAY = 5
+"""The exit code of a process that a server was away for when it started: a supervisor starts it again."""
 
 
 class Processes:
@@ -68,7 +71,8 @@ class Processes:
             except subprocess.TimeoutExpired:
                 raise DispatcherError(f"{name} did not leave in {patience:g} s; {self.last_words(name)}") from None
             del self.running[name]
-            if code not in (0, -signal.SIGTERM):  # one that was still starting up ends by the signal itself
+            # one that was still starting up ends by the signal itself, or because a server was away
+            if code not in (0, -signal.SIGTERM, AWAY):
                 raise self.wrong_end(name, code)
 
     def close(self) -> None:

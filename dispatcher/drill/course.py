@@ -13,7 +13,7 @@ import psycopg
 from dispatcher.bus import Bus
 from dispatcher.dev.prepare import prepare
 from dispatcher.drill.drills import Drill
-from dispatcher.drill.fleet import Fleet
+from dispatcher.drill.fleet import Fleet, Gone
 from dispatcher.drill.ground import Fault, Ground
 from dispatcher.drill.place import Place
 from dispatcher.drill.publishes import note_publishes
@@ -119,8 +119,8 @@ def _strikes(ground: Ground, drill: Drill, course: Course, say: Callable[[str], 
 def _done(ground: Ground, fault: Fault) -> bool:
     try:
         return ground.strike(fault)
-    except (BusError, TimeoutError):
-        return False  # the broker is still on its way back from the fault before
+    except (BusError, TimeoutError, Gone):
+        return False  # the broker, or a process, is still on its way back from the fault before
 
 
 def _calm_down(ground: Ground, course: Course, patience: Patience) -> None:

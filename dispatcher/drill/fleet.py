@@ -15,7 +15,7 @@ from typing import NamedTuple
 from dispatcher.bus import Bus
 from dispatcher.dev.child import command_line, environment, how_it_ended
 from dispatcher.dev.ledger import Line
-from dispatcher.dev.processes import Processes
+from dispatcher.dev.processes import AWAY, Processes
 from dispatcher.drill.place import Place
 from dispatcher.drill.plants import write_hook
 from dispatcher.drill.tasks import FOLDER, QUEUE, SINK_URL
@@ -24,12 +24,16 @@ from dispatcher.errors import DispatcherError
 from dispatcher.failpoints import TESTING, VARIABLE
 from dispatcher.subjects import Subjects
 
-__all__ = ["RELAYS", "Dead", "Fleet", "is_stopped"]
+__all__ = ["RELAYS", "Dead", "Fleet", "Gone", "is_stopped"]
 
 RELAYS = 2
-_FENCED, _AWAY = 70, 5
-"""Exit codes that a supervisor expects: left at the end of its lease; a server was away at the start."""
+_FENCED = 70
+"""The exit code of a worker that left at the end of its lease."""
 _READY_SECONDS = 60.0
+
+
+class Gone(DispatcherError):
+    """A process that was to be killed is not there any more."""
 
 
 class Dead(NamedTuple):
@@ -108,7 +112,9 @@ class Fleet:
         return self.processes.running[name].pid
 
     def kill(self, name: str) -> int:
-        """End it with SIGKILL and be sure of it; returns its process id."""
+        """End it with SIGKILL and be sure of it; returns its process id.  Raises ``Gone``."""
+        if self.processes.running[name].poll() is not None:
+            raise Gone(f"{name} has ended by itself")  # and is replaced like any other
         return self.processes.kill(name)
 
     def replace(self, name: str) -> str:
@@ -156,7 +162,7 @@ class Fleet:
                 continue
             if code == _FENCED:
                 self.fenced.append(name)
-            elif code != _AWAY:
+            elif code != AWAY:
                 said = self.processes.last_words(name)
                 self.wrong_ends.append(f"{name} ended with {how_it_ended(code)}; {said[:300]}")
                 if len(self.wrong_ends) > 10:
@@ -192,8 +198,12 @@ class Fleet:
         until = time.monotonic() + _READY_SECONDS
         while missing := set(names) - self.answering():
             for name in missing:
-                if self.processes.running[name].poll() is not None:
-                    raise self.processes.wrong_end(name, self.processes.running[name].returncode)
+                code = self.processes.running[name].poll()
+                if code == AWAY:
+                    del self.processes.running[name]
+                    names = [*(other for other in names if other != name), self.replace(name)]
+                elif code is not None:
+                    raise self.processes.wrong_end(name, code)
             if time.monotonic() > until:
                 raise DispatcherError(f"not ready in {_READY_SECONDS:g} s: {', '.join(sorted(missing))}")
 

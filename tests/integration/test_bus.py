@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -35,5 +36,45 @@ async def test_a_batch_whose_connection_breaks_is_given_up_at_once(own_servers: 
         await until(lambda: bus.connected)
         await bus.store([("x.1", b"", "id")], timeout=PATIENCE)
         assert (await bus.api("STREAM.INFO.x"))["state"]["messages"] == 1
+    finally:
+        await bus.close()
+
+
+async def test_a_connection_that_breaks_in_the_middle_of_a_call_ends_nobody(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the end of a connection and the next one nats-py raises what the socket said, from any method."""
+    bus = await Bus.connect(settings, name="test breaks")
+    try:
+
+        async def broken(*_: Any, **__: Any) -> None:
+            raise ConnectionResetError("Connection lost")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(bus._client, "publish", broken)
+            await bus.publish("test.breaks")
+            await bus.ack(["$JS.ACK.none"])
+            await bus.nak(["$JS.ACK.none"], 0.1)
+            with pytest.raises(BusUnavailable, match="Connection lost"):
+                await bus.request_many("test.breaks", wait=0.01)
+            with pytest.raises(BusUnavailable, match="Connection lost"):
+                await bus.store([("test.breaks", b"x", "id")], 1.0)
+        heard: list[bytes] = []
+
+        async def hear(message: Any) -> None:
+            heard.append(bytes(message.data))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(bus._client, "_send_subscribe", broken)
+            subscription = await bus.subscribe("test.breaks", hear)
+        await bus._client._process_op_err(ConnectionResetError("Connection lost"))
+        await until(lambda: bus.reconnects == 1)
+
+        async def arrived() -> bool:
+            await bus.publish("test.breaks", b"again")
+            return bool(heard)
+
+        await until(arrived)
+        await subscription.unsubscribe()
     finally:
         await bus.close()
