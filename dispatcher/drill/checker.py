@@ -45,12 +45,23 @@ class Verdict:
     @property
     def ok(self) -> bool:
         """Whether everything holds."""
-        return (
-            all(invariant.ok for invariant in self.invariants)
-            and self.stuck == 0
-            and self.kills_done >= self.plan.kills
-            and self.made >= self.plan.tasks
-        )
+        return not self.complaints
+
+    @property
+    def complaints(self) -> tuple[str, ...]:
+        """What does not hold, each with its first violation; nothing when everything does."""
+        found = [
+            f"{invariant.name}: {invariant.wrong} wrong" + "".join(f" ({text})" for text in invariant.violations[:1])
+            for invariant in self.invariants
+            if not invariant.ok
+        ]
+        if self.stuck:
+            found.append(f"{self.stuck} tasks stuck")
+        if self.kills_done < self.plan.kills:
+            found.append(f"only {self.kills_done} of {self.plan.kills} faults done")
+        if self.made < self.plan.tasks:
+            found.append(f"only {self.made} of {self.plan.tasks} tasks made")
+        return tuple(found)
 
     def wrong(self, *names: str) -> int:
         """Violations of the invariants whose names begin so."""
