@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dispatcher.cli.campaign import Entry, campaign
 from dispatcher.cli.options import Json, load_settings, require_database, require_nats
 from dispatcher.cli.output import emit, emit_line, guard, note, table
-from dispatcher.errors import ConfigurationError, DispatcherError
+from dispatcher.errors import ConfigurationError
 from dispatcher.settings import Settings
 
 if TYPE_CHECKING:
@@ -75,17 +75,23 @@ def run(
         if name != "all":
             good = _run(name, tasks, kills, seed, folder, theirs, json).ok
         else:
-            good = _campaign([(each, *_numbers(each, tasks, kills), seed) for each in chosen], folder, theirs, json)
+            good = _campaign(
+                [Entry(each, *_numbers(each, tasks, kills), seed) for each in chosen], folder, theirs, json
+            )
     if not good:
         raise SystemExit(1)
 
 
 @app.command()
 def proof(json: Json = False) -> None:
-    """The whole campaign: every drill, then 200 faults over 10,000 tasks with three seeds; about half an hour."""
+    """The whole campaign: every drill, then 200 faults over 10,000 tasks with three seeds; about half an hour.
+
+    A drill that only missed a limit of time is run once more, and the last lines say so.
+    """
     with guard():
-        drills = [(each, *_numbers(each, None, None), 1) for each in _chosen("all", ["mixed"], configured=False)]
-        good = _campaign([*drills, *(("mixed", 10_000, 200, seed) for seed in (1, 2, 3))], None, None, json)
+        drills = [Entry(each, *_numbers(each, None, None), 1) for each in _chosen("all", ["mixed"], configured=False)]
+        drills += [Entry("mixed", 10_000, 200, seed) for seed in (1, 2, 3)]
+        good = _campaign(drills, None, None, json, tries=2)
     if not good:
         raise SystemExit(1)
 
@@ -121,24 +127,17 @@ def _numbers(name: str, tasks: int | None, kills: int | None) -> tuple[int | Non
     return (tasks, kills) if least is None else (tasks or least[0], kills or least[1])
 
 
-def _campaign(
-    drills: Sequence[tuple[str, int | None, int | None, int]], keep: Path | None, theirs: Settings | None, json: bool
-) -> bool:
-    """Drills with their tasks, faults and seeds, one after another; at the end a line for each that did not hold."""
-    wrong = []
-    for name, tasks, kills, seed in drills:
-        folder = None if keep is None else keep / name
-        try:
-            found = _run(name, tasks, kills, seed, folder, theirs, json).complaints
-        except DispatcherError as error:  # it cannot be done to its end; the others still are
-            note(f"{name}: {error}")
-            if json:
-                emit_line({"ok": False, "drill": name, "seed": seed, "error": str(error)})
-            found = (str(error),)
-        if found:
-            wrong.append(f"  {name}, seed {seed}: {'; '.join(found)}")
-    note("\n".join([f"{len(drills) - len(wrong)} of {len(drills)} drills hold", *wrong]))
-    return not wrong
+def _campaign(entries: list[Entry], keep: Path | None, theirs: Settings | None, json: bool, tries: int = 1) -> bool:
+    def run(entry: Entry) -> Verdict:
+        folder = None if keep is None else keep / entry.drill
+        return _run(entry.drill, entry.tasks, entry.kills, entry.seed, folder, theirs, json)
+
+    def failed(entry: Entry, why: str) -> None:
+        note(f"{entry}: {why}")
+        if json:
+            emit_line({"ok": False, "drill": entry.drill, "seed": entry.seed, "error": why})
+
+    return campaign(entries, run, failed, tries)
 
 
 @app.command()

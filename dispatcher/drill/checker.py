@@ -17,6 +17,10 @@ from state.machine import FINAL
 
 __all__ = ["Verdict", "check", "judge"]
 
+_OF_TIME = ("G1 only", "I12 the broker", "A13 throughput")
+"""A worker that gets no processor for a whole lease is rescued, a broker redelivers after its ``ack_wait``, and other
+programs on the machine slow one stretch of a drill more than the other."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -30,6 +34,9 @@ class Verdict:
     """By kind and for ``all``; see ``dispatcher.drill.recovery``."""
     made: int
     stuck: int
+    """Tasks that were not final in time, or are not now."""
+    lost_sight_of: int
+    """Of them those that were never final, however long the drill waited."""
     rescued: int
     refused: int
     """Effects of stale attempts that the sink refused."""
@@ -62,6 +69,12 @@ class Verdict:
         if self.made < self.plan.tasks:
             found.append(f"only {self.made} of {self.plan.tasks} tasks made")
         return tuple(found)
+
+    @property
+    def grave(self) -> bool:
+        """Whether something is wrong that more time could not have mended."""
+        safe = all(invariant.ok or invariant.name.startswith(_OF_TIME) for invariant in self.invariants)
+        return not safe or self.lost_sight_of > 0
 
     def wrong(self, *names: str) -> int:
         """Violations of the invariants whose names begin so."""
@@ -128,6 +141,7 @@ def judge(plan: Plan, facts: Facts, course: Course | None) -> Verdict:
         recovery=recovery(facts),
         made=len(facts.tasks),
         stuck=not_final if course is None else max(course.stuck, not_final),
+        lost_sight_of=not_final,
         rescued=sum(facts.rescued.values()),
         refused=sum(1 for _, _, accepted in facts.offers if not accepted),
         counts=work.counts(facts),
