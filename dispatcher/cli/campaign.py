@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from dispatcher.cli.output import note
 from dispatcher.errors import DispatcherError
 
-if TYPE_CHECKING:
-    from dispatcher.drill.checker import Verdict
+__all__ = ["Entry", "Found", "campaign"]
 
-__all__ = ["Entry", "campaign"]
+
+class Found(Protocol):
+    """What a verdict tells a campaign."""
+
+    @property
+    def complaints(self) -> tuple[str, ...]:
+        """What does not hold."""
+
+    @property
+    def grave(self) -> bool:
+        """Whether waiting longer could not have helped."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,7 @@ class Entry:
 
 
 def campaign(
-    entries: Sequence[Entry], run: Callable[[Entry], Verdict], failed: Callable[[Entry, str], None], tries: int = 1
+    entries: Sequence[Entry], run: Callable[[Entry], Found], failed: Callable[[Entry, str], None], tries: int = 1
 ) -> bool:
     """Run all and return whether everything holds; ``failed`` is told of a drill that could not be done to its end.
 
@@ -56,9 +65,9 @@ def campaign(
 
 
 def _once(
-    entry: Entry, run: Callable[[Entry], Verdict], failed: Callable[[Entry, str], None]
+    entry: Entry, run: Callable[[Entry], Found], failed: Callable[[Entry, str], None]
 ) -> tuple[tuple[str, ...], bool]:
-    """What does not hold, and whether waiting longer could not have helped."""
+    """The two of a verdict; a drill that could not be done has the second."""
     try:
         verdict = run(entry)
     except DispatcherError as error:

@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -17,9 +17,6 @@ from dispatcher.cli.options import Json, load_settings, require_database, requir
 from dispatcher.cli.output import emit, emit_line, guard, note, table
 from dispatcher.errors import ConfigurationError
 from dispatcher.settings import Settings
-
-if TYPE_CHECKING:
-    from dispatcher.drill.checker import Verdict
 
 __all__ = ["app"]
 
@@ -128,7 +125,7 @@ def _numbers(name: str, tasks: int | None, kills: int | None) -> tuple[int | Non
 
 
 def _campaign(entries: list[Entry], keep: Path | None, theirs: Settings | None, json: bool, tries: int = 1) -> bool:
-    def run(entry: Entry) -> Verdict:
+    def run(entry: Entry) -> Any:
         folder = None if keep is None else keep / entry.drill
         return _run(entry.drill, entry.tasks, entry.kills, entry.seed, folder, theirs, json)
 
@@ -186,7 +183,7 @@ def _planted_text(found: list[Any], clean: list[Any]) -> str:
 
 def _run(
     name: str, tasks: int | None, kills: int | None, seed: int, keep: Path | None, theirs: Settings | None, json: bool
-) -> Verdict:
+) -> Any:
     from dispatcher.drill.checker import check
     from dispatcher.drill.course import perform
     from dispatcher.drill.drills import DRILLS
