@@ -179,14 +179,14 @@ class Payload:
         return list(found)
 
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        values = dict(zip(self.positional, args, strict=False))
-        fits = len(args) <= len(self.positional)
+        values = dict(zip(self.positional, args))  # noqa: B905 - its keyword alone takes as long as the rest
         if self.plain:
             if kwargs:
                 values.update(kwargs)
-            if not fits or len(values) != len(args) + len(kwargs):
+            if len(values) != len(args) + len(kwargs):  # one too many by position, or one by position and by name
                 self._refuse(args, kwargs)
             return values
+        fits = len(args) <= len(self.positional)
         rest = {name: value for name, value in kwargs.items() if name not in self._named}
         named = {name: value for name, value in kwargs.items() if name in self._named}
         if (not fits and self._star is None) or (rest and self._stars is None) or named.keys() & values.keys():

@@ -17,12 +17,13 @@ from uuid import UUID, SafeUUID
 
 __all__ = ["created_at", "first_id_at", "id_from", "new_id", "new_ids"]
 
-_VERSION = 0x7 << 76
+_VERSION = 0x7 << 12
 _VARIANT = 0x2 << 62
 _RANDOM_MASK = (1 << 62) - 1
 _new = object.__new__
 _slots: Mapping[str, Any] = vars(UUID)
 _set_int, _set_safety = _slots["int"].__set__, _slots["is_safe"].__set__
+_UNKNOWN = SafeUUID.unknown  # reading a member of an enumeration takes as long as all the rest
 _lock = threading.Lock()
 _last_tick = 0
 
@@ -47,7 +48,7 @@ def new_ids(count: int) -> list[UUID]:
         _last_tick = tick + count
     tails = struct.unpack_from(f">{count}Q", random, 2)
     return [
-        id_from((tick_i >> 12) << 80 | _VERSION | (tick_i & 0xFFF) << 64 | _VARIANT | tail & _RANDOM_MASK)
+        id_from(((tick_i >> 12) << 16 | _VERSION | tick_i & 0xFFF) << 64 | _VARIANT | tail & _RANDOM_MASK)
         for tick_i, tail in enumerate(tails, tick)
     ]
 
@@ -56,7 +57,7 @@ def id_from(value: int) -> UUID:
     """``UUID(int=value)`` in a third of the time: its constructor first finds out which form it was given."""
     made = _new(UUID)
     _set_int(made, value)
-    _set_safety(made, SafeUUID.unknown)
+    _set_safety(made, _UNKNOWN)
     return made
 
 
@@ -74,4 +75,4 @@ def first_id_at(moment: datetime) -> UUID:
     """The smallest id of that millisecond: a bound for listing by time.  ``moment`` needs a time zone."""
     if moment.tzinfo is None:
         raise ValueError("moment has no time zone; pass an aware datetime")
-    return UUID(int=int(moment.timestamp() * 1000) << 80 | _VERSION | _VARIANT)
+    return UUID(int=int(moment.timestamp() * 1000) << 80 | _VERSION << 64 | _VARIANT)
