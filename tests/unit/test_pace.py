@@ -43,6 +43,15 @@ def test_long_tasks_are_not_taken_ahead(clock: Callable[[float], None]) -> None:
     assert pace.ahead == 0 and pace.want <= 8
 
 
+def test_a_slow_worker_of_many_slots_holds_little_more_than_it_runs(clock: Callable[[float], None]) -> None:
+    pace = Pace(10)
+    for _ in range(200):
+        clock(0.05)
+        pace.settled(5, more=True)  # ten slots, 100 ms a task
+    assert pace.rate == pytest.approx(100, rel=0.05)
+    assert pace.ahead == 0 and pace.want <= 13
+
+
 def test_it_slows_down_with_its_tasks_and_only_then(clock: Callable[[float], None]) -> None:
     pace = Pace(4)
     for _ in range(20):
