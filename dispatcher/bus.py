@@ -187,12 +187,14 @@ class Bus:
 
     # core NATS ------------------------------------------------------------------------------------------------------
 
-    async def publish(self, subject: str, payload: bytes = b"") -> None:
-        """Send a message nobody confirms; dropped silently while the server is away and the buffer is full."""
+    async def publish(self, subject: str, payload: bytes = b"", message_id: str = "") -> bool:
+        """Send what nobody confirms; a stream drops an id that it has.  ``False``: NATS is away and the buffer full."""
         try:
-            await self._client.publish(subject, payload)
+            await self._client.publish(subject, payload, headers={"Nats-Msg-Id": message_id} if message_id else None)
         except _LOST as error:
             _log.debug("not published to %s: %r", subject, error)
+            return False
+        return True
 
     async def request(self, subject: str, payload: bytes = b"", timeout: float = 2.0) -> bytes:
         """Ask and return the first answer.  Raises ``BusUnavailable`` when nobody answers within ``timeout``."""

@@ -12,6 +12,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from struct import error as StructError
 from uuid import UUID
 
 from psycopg.rows import TupleRow
@@ -72,6 +73,21 @@ class Drain:
     def forget_lanes(self) -> None:
         """Read the lanes again at the next batch: a queue may have moved to another stream."""
         self._lanes.clear()
+
+    async def ahead(self, entry: str) -> bool:
+        """Send the message of one entry, ``<lane>:<task>:<attempt>:<dispatch>``, that a drain is about to publish.
+
+        A hint that comes sooner: nothing is confirmed or written down, and the stream drops the repeat.  Returns
+        whether it was sent.
+        """
+        try:
+            lane, task, *numbers = entry.split(":")
+            attempt, dispatch = map(int, numbers)
+            reference = UUID(task), attempt, dispatch
+            subject, body = self._lanes[int(lane)], encode(*reference)
+        except (ValueError, KeyError, StructError):  # not ours, or of a lane that the drain has yet to read
+            return False
+        return await self._bus.publish(subject, body, message_id(*reference))
 
     async def once(self) -> int:
         """Publish one batch; returns its size, 0 if nothing waits.

@@ -14,6 +14,7 @@ The grant is awaited beside the notifications: one writer that keeps its transac
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from psycopg import AsyncConnection
@@ -39,6 +40,9 @@ class Sleep:
         self.event = asyncio.Event()
         """Set by a notification, a grant, or anybody in this process who wants the leader to look."""
         self.hints: set[str] = set()
+        self.on_entry: Callable[[str], Awaitable[bool]] | None = None
+        """Asked to see to a single outbox entry, ``<lane>:<task>:<attempt>:<dispatch>``, that a notification told of;
+        if it did the hint is ``entry``."""
 
     async def start(self, elected: AsyncConnection[TupleRow]) -> None:
         """Listen on the connection that won the election: whoever loses it stops leading.
@@ -52,7 +56,9 @@ class Sleep:
 
     async def _listen(self, connection: AsyncConnection[TupleRow]) -> None:
         async for notification in connection.notifies():
-            self.hints.add(notification.payload)
+            table, _, entry = notification.payload.partition(":")
+            seen_to = entry and self.on_entry and await self.on_entry(entry)
+            self.hints.add("entry" if seen_to else table)
             self.event.set()
 
     @property
