@@ -18,7 +18,7 @@ from dispatcher.bus import Bus, Message
 from dispatcher.database import Database
 from dispatcher.subjects import Subjects
 from dispatcher.task_info import Shown
-from dispatcher.wire import decode, decode_settled
+from dispatcher.wire import Reference, decode, decode_settled
 from state.machine import Reason, State
 from state.queries import TOLD
 
@@ -26,6 +26,8 @@ __all__ = ["Move", "Tail"]
 
 _BATCH = 500
 _MOST_WAITING = 20_000
+_LATELY = 10_000
+"""Published references that are remembered: repeats follow within milliseconds, or seconds after an outage."""
 
 
 class _Announced(NamedTuple):
@@ -70,6 +72,7 @@ class Tail:
         self._states, self._queues, self._types = frozenset(states), frozenset(queues), frozenset(types)
         self._waiting: deque[_Announced] = deque()
         self._arrived = asyncio.Event()
+        self._published_lately: dict[Reference, None] = {}
         self.missed = 0
 
     async def start(self) -> None:
@@ -103,7 +106,13 @@ class Tail:
             references = decode(message.data)
         except ValueError:
             return
+        lately = self._published_lately
         for reference in references:
+            if reference in lately:  # a message may be sent more than once; the stream drops repeats, we do too
+                continue
+            lately[reference] = None
+            if len(lately) > _LATELY:
+                del lately[next(iter(lately))]
             self._add(reference.task_id, State.QUEUED)
 
     def _add(self, task_id: UUID, state: State) -> None:
