@@ -207,11 +207,15 @@ class Worker:
         return self.pace.slots + self.pace.ahead - len(self.executor.running)
 
     def _may_wait(self) -> int:
-        """Unclaimed messages that may wait here: what the leader was told, less what is held."""
+        """Unclaimed messages that may wait here: what the leader was told, less what is held, and a quarter more.
+
+        The server gives each message to any worker: without some room for chance, one refuses what another has to take.
+        """
         running = len(self.executor.running)
         if running >= self.pace.slots and time.monotonic() - self._settled_at > _STUCK_SECONDS:
             return 0  # every slot is busy for long: another worker may be free
-        return max(self.pace.want, self._presence.announced) - running
+        want = max(self.pace.want, self._presence.announced)
+        return want + want // 4 - running
 
     def _start(self, attempts: list[Attempt]) -> None:
         if not self.executor.running:
