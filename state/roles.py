@@ -105,6 +105,7 @@ SEQUENCES = {"outbox_id_seq": ("publisher", "relay", "operator")}
 """How far the outbox is: read by whoever creates tasks, and by the relay."""
 FUNCTIONS: Mapping[str, Sequence[str]] = {
     "enqueue": ("publisher", "enqueuer", "operator"),
+    "newest_entry": ("publisher", "relay", "worker", "operator"),
     "release": ("relay", "worker", "operator"),
     "revive": ("operator",),
     "complete_task": ("worker",),

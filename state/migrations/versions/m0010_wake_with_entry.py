@@ -16,8 +16,9 @@ down_revision = "0009"
 branch_labels = None
 depends_on = None
 
-# Read with the owner's rights: whoever may add to the outbox need not be able to read it.  Nothing for several new
-# entries, which a drain publishes together.
+# Read with the owner's rights: whoever may add to the outbox need not be able to read it.  It tells a session of its
+# own entry only, so everybody who may use the schema may call it.  Nothing for several new entries, which a drain
+# publishes together.
 _NEWEST = """
 CREATE FUNCTION {s}.newest_entry() RETURNS text LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog SET enable_seqscan = off AS $newest$
