@@ -20,7 +20,7 @@ def no_reconciler() -> None:
     """The second line behind lost messages: nobody looks for them."""
     reconciler = import_module("dispatcher.relay.reconcile").Reconciler
 
-    async def nothing(*_: Any) -> int:
+    async def nothing(*_: Any, **__: Any) -> int:
         return 0
 
     reconciler._judge = nothing
