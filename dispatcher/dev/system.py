@@ -11,8 +11,8 @@ from contextlib import suppress
 
 from dispatcher.dev.child import command_line, environment, how_it_ended, popen_options
 from dispatcher.dev.prepare import wait_for_workers
-from dispatcher.embedded import EmbeddedError, EmbeddedServers
-from dispatcher.embedded.leftovers import is_alive
+from dispatcher.embedded import EmbeddedServers
+from dispatcher.embedded.revival import Revival
 from dispatcher.errors import WaitError
 from dispatcher.settings import Settings
 
@@ -127,16 +127,8 @@ class System:
 
     async def _watch(self, servers: EmbeddedServers) -> None:
         """Start a server again that died; its clients wait for it meanwhile."""
+        revival = Revival(servers)
         while True:
             await asyncio.sleep(_SERVER_LOOK_SECONDS)
-            for name, pid, restart in (
-                ("PostgreSQL", servers.postgres_pid, servers.restart_postgres),
-                ("nats-server", servers.nats_pid, servers.restart_nats),
-            ):
-                if is_alive(pid):
-                    continue
-                self._say(f"{name} is gone; starting it again")
-                try:
-                    await asyncio.to_thread(restart)
-                except EmbeddedError as error:
-                    self._say(f"{name} did not start: {error}")
+            for done in await asyncio.to_thread(revival.look):
+                self._say(done)

@@ -74,7 +74,7 @@ def perform(place: Place, drill: Drill, say: Callable[[str], None], patience: Pa
         drill.work.tables(connection)
         note_publishes(connection, place.plan.schema)
     fleet = Fleet(place, drill.work)
-    ground = Ground(place, fleet, random.Random(place.plan.seed))
+    ground = Ground(place, fleet, random.Random(place.plan.seed), say)
     course = Course(place.plan.kills)
     say(f"{place.plan.drill}: seed {place.plan.seed}, {place.versions}")
     try:

@@ -14,12 +14,14 @@ import psycopg
 from dispatcher.bus import Bus
 from dispatcher.drill.fleet import Fleet
 from dispatcher.drill.place import Place
+from dispatcher.embedded.revival import Revival
 from dispatcher.subjects import Subjects
 
 __all__ = ["Fault", "Ground", "Struck"]
 
 R = TypeVar("R")
 _PATIENCE_SECONDS = 30.0
+_LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ Fault = Callable[["Ground"], "Struck | None"]
 class Ground:
     """Everything a fault may use."""
 
-    def __init__(self, place: Place, fleet: Fleet, dice: random.Random) -> None:
-        self.place, self.fleet, self.dice = place, fleet, dice
+    def __init__(self, place: Place, fleet: Fleet, dice: random.Random, say: Callable[[str], None]) -> None:
+        self.place, self.fleet, self.dice, self._say = place, fleet, dice, say
         self.subjects = Subjects(place.plan.namespace)
         self.done: list[dict[str, Any]] = []
         """Every fault, as it stands in faults.jsonl."""
@@ -56,6 +58,8 @@ class Ground:
         self._portion = 0.0
         self._later: list[tuple[float, Callable[[], None]]] = []
         self._bus: Bus | None = None
+        self._revival = None if place.own is None else Revival(place.own)
+        self._looked_at = 0.0
 
     # doing ----------------------------------------------------------------------------------------------------------
 
@@ -94,9 +98,20 @@ class Ground:
                 self._later.remove(item)
                 item[1]()
             self.fleet.tend()
+            self._tend_servers(now)
             if now >= until:
                 return
             time.sleep(min(0.05, max(0.0, until - now)))
+
+    def _tend_servers(self, now: float) -> None:
+        """Start a server again that ended by itself: nats-server may, over files that the drill has damaged."""
+        if self._revival is None or now - self._looked_at < _LOOK_SECONDS:
+            return
+        self._looked_at = now
+        for done in self._revival.look():
+            self._say(done)
+            if not self.kept.get("damaged"):
+                self.fleet.wrong_ends.append(done)
 
     def until(self, condition: Callable[[], Any], seconds: float) -> bool:
         """Wait until something is true; ``False`` when it is not within ``seconds``."""

@@ -74,6 +74,11 @@ class Home:
         """The configuration file of nats-server."""
         return self.root / "nats.conf"
 
+    @property
+    def set_aside(self) -> Path:
+        """Where a store lies that nats-server could not live on."""
+        return self.root / "nats.damaged"
+
     def log(self, name: str) -> Path:
         """A log file, started anew when it has grown too long."""
         path = self.root / f"{name}.log"
@@ -173,7 +178,7 @@ class Home:
     def contents(self) -> list[Path]:
         """Everything of ours, for deletion."""
         names = ("postgres", "nats", "nats.conf", "servers.json", "postgres.log", "nats.log", "guard.log", "lock")
-        found = [self.root / name for name in names]
+        found = [*(self.root / name for name in names), self.set_aside]
         if self.record.pgdata is not None and Path(self.record.pgdata).parent != self.root:
             found.append(Path(self.record.pgdata).parent)
         return found

@@ -57,6 +57,7 @@ class EmbeddedServers:
         self._broker: Broker | None = None
         self._nats_version = ""
         self._pids: dict[str, int] = {}
+        self._killed: set[str] = set()
 
     def __enter__(self) -> EmbeddedServers:
         self.start()
@@ -131,11 +132,20 @@ class EmbeddedServers:
 
     def kill_postgres(self) -> None:
         """End PostgreSQL with SIGKILL, as a crash would."""
-        self._guarded().kill("postgres")
+        self._kill("postgres")
 
     def kill_nats(self) -> None:
         """End nats-server with SIGKILL, as a crash would."""
-        self._guarded().kill("nats")
+        self._kill("nats")
+
+    def fallen(self) -> dict[str, int]:
+        """Which of ``postgres`` and ``nats`` have ended although nobody here ended them, and with what exit code.
+
+        The code is negative after a signal.
+        """
+        guard = self._guarded()
+        codes = {name: guard.exit_code(name) for name in self._pids if name not in self._killed}
+        return {name: code for name, code in codes.items() if code is not None}
 
     def restart_postgres(self) -> None:
         """Start PostgreSQL again on its port, after stopping it if it runs."""
@@ -144,15 +154,20 @@ class EmbeddedServers:
             stop_leftovers(self._database.pgdata, None)
         self._start_postgres(self._running())
 
-    def restart_nats(self, *, wipe: bool = False, patience: float = _START_SECONDS) -> None:
+    def restart_nats(self, *, wipe: bool = False, set_aside: bool = False, patience: float = _START_SECONDS) -> None:
         """Start nats-server again on its port, after stopping it if it runs; ``wipe`` empties its store in between.
 
-        Raises EmbeddedError when it is not ready after ``patience`` seconds.
+        With ``set_aside`` it gets an empty store, too, and the old one is kept as ``nats.damaged``.  Raises
+        EmbeddedError when it is not ready after ``patience`` seconds.
         """
         self._guarded().stop("nats")
         home = self._running()
+        store = home.root / "nats"
+        if set_aside and store.exists():
+            shutil.rmtree(home.set_aside, ignore_errors=True)
+            store.rename(home.set_aside)
         if wipe:
-            shutil.rmtree(home.root / "nats", ignore_errors=True)
+            shutil.rmtree(store, ignore_errors=True)
         self._start_nats(home, patience)
 
     def _running(self) -> Home:
@@ -164,6 +179,10 @@ class EmbeddedServers:
         if self._guard is None:
             raise EmbeddedError("the embedded servers are not started")
         return self._guard
+
+    def _kill(self, name: str) -> None:
+        self._killed.add(name)
+        self._guarded().kill(name)
 
     def _open_home(self) -> Home:
         if self._given is None and not self.keep:
@@ -235,6 +254,7 @@ class EmbeddedServers:
             plan = launch(port := self._port(wished, log.stem))
             offset = log.stat().st_size if log.exists() else 0
             self._pids[plan.name] = self._guarded().start(plan)
+            self._killed.discard(plan.name)
             if self._wait(plan.name, is_ready, port, patience):
                 return port
             said = _tail(log, offset)

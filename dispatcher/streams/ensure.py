@@ -150,8 +150,7 @@ async def carry_out(bus: JetStreamApi, change: Change) -> FoundStream | None:
                 found = FoundStream.of(await bus.api(f"STREAM.CREATE.{change.name}", change.send))
             left = compare_stream(found, change.wanted, parse_version(bus.server_version)).differences
         else:
-            taken = await put_consumer(bus, change.stream, change.send, change.action)
-            found, left = None, tuple(consumer_differences(taken, change.wanted))
+            found, left = None, await _left_of_consumer(bus, change)
     except BusError as error:
         raise await _explained(bus, change, error) from None
     if left:
@@ -161,6 +160,14 @@ async def carry_out(bus: JetStreamApi, change: Change) -> FoundStream | None:
             " streams.conf or upgrade the server"
         )
     return found
+
+
+async def _left_of_consumer(bus: JetStreamApi, change: Change) -> tuple[Difference, ...]:
+    """What differs after the write.  nats-server 2.15.1 may answer with old metadata after a restart: look again."""
+    left = consumer_differences(await put_consumer(bus, change.stream, change.send, change.action), change.wanted)
+    if left and (info := await read_consumer(bus, change.stream, change.name)) is not None:
+        left = consumer_differences(info["config"], change.wanted)
+    return tuple(left)
 
 
 async def _settle(bus: JetStreamApi, look: Callable[[], Awaitable[Change]]) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
 
 from dispatcher.embedded import EmbeddedServers
+from dispatcher.embedded.revival import Revival
 from tests.fixtures import apps
 from tests.fixtures.fleet import Fleet, connect, until
 from tests.fixtures.patience import PATIENCE
@@ -103,6 +105,49 @@ async def test_committed_task_survives_a_stream_made_over_damaged_files(
     more = own_fleet.enqueue_many([apps.note.call(n) for n in range(20)])
     await own_fleet.all_finish(len(done) + len(tasks) + len(more), timeout=2 * PATIENCE)
     assert "over the files of a damaged one" in caplog.text
+
+
+async def test_committed_task_survives_a_server_that_panics_over_its_store(
+    own_fleet: Fleet, own_servers: EmbeddedServers, tmp_path: Path
+) -> None:
+    """nats-server 2.15.1 does not find the stream, and panics whenever it is made again, as soon as it is back."""
+    await own_fleet.relay()
+    await own_fleet.worker()
+    tasks = own_fleet.enqueue_many([apps.doze.call(0.02) for _ in range(100)])
+    await until(lambda: own_fleet.finished() > 10)
+    await asyncio.to_thread(own_servers.kill_nats)
+    store = tmp_path / "servers" / "nats"
+    [checksum] = [path for path in store.rglob("meta.sum") if path.parent.parent.name == "streams"]
+    checksum.write_bytes(bytes([checksum.read_bytes()[0] ^ 1]) + checksum.read_bytes()[1:])
+    for block in store.rglob("*.blk"):
+        block.write_bytes(with_wrong_lengths(block.read_bytes()))
+    await asyncio.to_thread(own_servers.restart_nats)
+    revival, said = Revival(own_servers), list[str]()
+
+    def tended() -> bool:
+        said.extend(revival.look())
+        return own_fleet.finished() >= len(tasks)
+
+    await until(lambda: asyncio.to_thread(tended), 2 * PATIENCE)
+    await own_fleet.all_finish(len(tasks))
+    if own_servers.nats_version == "2.15.1":
+        assert said[0].startswith("nats-server was gone")
+        assert "an empty one" in said[1]
+
+
+def with_wrong_lengths(block: bytes) -> bytes:
+    """A block of nats-server's store whose messages say that their headers are longer than themselves.
+
+    A record is its length (the highest bit: has headers), sequence and time, the subject's length and the subject;
+    then comes the length of the headers.
+    """
+    data, at = bytearray(block), 0
+    while at + 22 <= len(data):
+        length, subject = struct.unpack_from("<I16xH", data, at)
+        if length >> 31:
+            data[at + 22 + subject] ^= 128
+        at += max(22, length & 0x7FFFFFFF)
+    return bytes(data)
 
 
 async def test_committed_task_survives_damaged_files_of_the_broker(
