@@ -12,7 +12,7 @@ FROM python:3.13-slim
 COPY constraints.txt /tmp/
 COPY --from=build /wheels /wheels
 RUN python -m pip install --no-cache-dir --constraint /tmp/constraints.txt \
-        "jetstream-dispatcher[binary,nkeys] @ file://$(ls /wheels/*.whl)" \
+        "jetstream-dispatcher[binary,nkeys,speed] @ file://$(ls /wheels/*.whl)" \
     && rm -r /wheels /tmp/constraints.txt \
     && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin dispatcher
 ENV PYTHONUNBUFFERED=1

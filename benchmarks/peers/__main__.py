@@ -19,7 +19,7 @@ import psycopg
 
 from benchmarks.peers.report import markdown
 from benchmarks.peers.stage import ROOT, python_of, stage
-from benchmarks.peers.workloads import FULL, QUICK, Plan, measure
+from benchmarks.peers.workloads import FULL, QUICK, Plan, latency_round, measure, settle_latency
 from dispatcher.bench import facts
 from dispatcher.bench.errors import BenchError
 from dispatcher.bench.rounds import say
@@ -72,6 +72,26 @@ def one_system(servers: EmbeddedServers, system: str, python: Path, folder: Path
     return found | {"took_seconds": round(time.monotonic() - begun, 1)}
 
 
+def latency_in_turn(
+    servers: EmbeddedServers, found: dict[str, dict[str, Any]], python: Path, folder: Path, plan: Plan
+) -> None:
+    """Round by round, one system after the other, each in a database of its own again."""
+    for number in range(plan.rounds):
+        for system, figures in found.items():
+            if "error" in figures:
+                continue
+            begun = time.monotonic()
+            try:
+                with stage(servers, system, python_of(system, python), folder / f"{system}-{number}") as built:
+                    figures["rounds"].setdefault("latency", []).append(latency_round(built, plan))
+            except BenchError as error:
+                figures["error"] = str(error)
+                say(f"  {system}: {error}")
+            figures["took_seconds"] = round(figures["took_seconds"] + time.monotonic() - begun, 1)
+    for figures in found.values():
+        settle_latency(figures)
+
+
 async def _facts(servers: EmbeddedServers) -> dict[str, Any]:
     async with await psycopg.AsyncConnection.connect(servers.database_url) as connection:
         return {
@@ -98,7 +118,9 @@ def main() -> int:
         EmbeddedServers(postgres_settings=POSTGRES, keep=False) as servers,
     ):
         result = {"bench": "peers", "plan": asdict(plan), **asyncio.run(_facts(servers)), "celery": celery()}
-        result["systems"] = [one_system(servers, name, given.python, Path(folder), plan) for name in given.only]
+        found = {name: one_system(servers, name, given.python, Path(folder), plan) for name in given.only}
+        latency_in_turn(servers, found, given.python, Path(folder), plan)
+        result["systems"] = list(found.values())
     result["took_seconds"] = round(time.monotonic() - begun, 1)
     print(markdown(result["systems"]), "", result["celery"], "", sep="\n")
     print(json.dumps(result))

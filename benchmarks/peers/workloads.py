@@ -14,7 +14,7 @@ from dispatcher.bench.errors import BenchError
 from dispatcher.bench.latency import percentile
 from dispatcher.bench.rounds import say, spread
 
-__all__ = ["FULL", "QUICK", "Plan", "measure"]
+__all__ = ["FULL", "QUICK", "Plan", "latency_round", "measure", "settle_latency"]
 
 T = TypeVar("T")
 BULK = 500
@@ -29,6 +29,7 @@ class Plan:
     seconds: float
     """A round has as many tasks as the system drains in this time, within ``tasks_least`` and ``tasks_most``."""
     latency_seconds: float
+    """Of a round; the systems take turns, so that a slow minute of the machine falls on all of them."""
     idle_seconds: float
     settle_seconds: float
     depth: int
@@ -43,7 +44,7 @@ class Plan:
 
 
 FULL = Plan(
-    rounds=3, seconds=4.0, latency_seconds=30.0, idle_seconds=60.0, settle_seconds=35.0, depth=50_000,
+    rounds=3, seconds=4.0, latency_seconds=20.0, idle_seconds=60.0, settle_seconds=35.0, depth=50_000,
     slice_seconds=22.0, system_seconds=290.0,
 )  # fmt: skip
 QUICK = Plan(
@@ -80,7 +81,6 @@ def _workloads(stage: Stage, plan: Plan, found: dict[str, Any], rounds: dict[str
     both = _rounds(plan, lambda: _backlog(stage, "bulk", tasks))
     rounds["bulk"], rounds["drain_1"] = [made for made, _ in both], [drained for _, drained in both]
     rounds["together"] = _rounds(plan, lambda: _together(stage, tasks))
-    found |= _latency(stage, plan)
     found |= _idle(stage, plan)
     stage.start(2)
     _warm(stage, ones)
@@ -180,8 +180,15 @@ def _deep(stage: Stage, depth: int, tasks: int) -> dict[str, Any]:
     return figures
 
 
-def _latency(stage: Stage, plan: Plan) -> dict[str, Any]:
-    """From the return of the creating call to the first line of the handler."""
+def latency_round(stage: Stage, plan: Plan) -> dict[str, Any]:
+    """One system's turn: from the return of the creating call to the first line of the handler.
+
+    Raises ``BenchError`` when a task was lost or run twice, or the time is over.
+    """
+    stage.deadline = time.monotonic() + plan.system_seconds
+    stage.start(1)
+    _warm(stage, plan.tasks_least)
+    stage.tidy()
     tasks = max(1, round(plan.rate * plan.latency_seconds))
     stage.give("paced", WARM_UP, first=-WARM_UP, rate=plan.rate)
     stage.until_done()
@@ -199,8 +206,16 @@ def _latency(stage: Stage, plan: Plan) -> dict[str, Any]:
     figures = {"p50_ms": percentile(delays, 0.5), "p99_ms": percentile(delays, 0.99)}
     say(f"  {stage.about['name']} latency: {figures}")
     return figures | {
-        "samples": tasks, "max_ms": round(delays[-1], 3), "latency_others_busy_cores": spent["others_busy_cores"]
+        "samples": tasks, "max_ms": round(delays[-1], 3), "others_busy_cores": spent["others_busy_cores"]
     }  # fmt: skip
+
+
+def settle_latency(found: dict[str, Any]) -> None:
+    """Put the medians of the turns that were had into ``found``."""
+    turns = found.get("rounds", {}).get("latency")
+    if turns:
+        found |= {figure: round(median(turn[figure] for turn in turns), 3) for figure in ("p50_ms", "p99_ms")}
+        found |= {f"{figure}_spread": spread(turns, figure) for figure in ("p50_ms", "p99_ms")}
 
 
 def _idle(stage: Stage, plan: Plan) -> dict[str, Any]:

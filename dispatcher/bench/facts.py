@@ -13,6 +13,7 @@ from psycopg.rows import TupleRow
 
 from dispatcher.bench.errors import BenchError
 from dispatcher.cli.version import version_of
+from dispatcher.loop import has_uvloop
 
 __all__ = ["durability", "machine", "server_settings", "versions"]
 
@@ -57,6 +58,7 @@ async def versions(connection: psycopg.AsyncConnection[TupleRow], nats: str) -> 
         "psycopg_impl": psycopg.pq.__impl__,
         "nats-py": version_of("nats-py"),
         "pydantic": version_of("pydantic"),
+        "uvloop": version_of("uvloop") if has_uvloop() else None,
     }
 
 

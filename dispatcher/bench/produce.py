@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 
 from dispatcher.bench.tasks import app, mark, noop
+from dispatcher.loop import run
 from state.sql import DEFAULT_SCHEMA, check_schema
 
 __all__ = ["STEADY", "bulk", "paced", "single", "steady"]
@@ -131,7 +132,7 @@ def main(arguments: list[str]) -> None:
     kind, first, second = arguments
     kinds: dict[str, Callable[[], dict[str, Any]]] = {
         "bulk": lambda: bulk(url, int(first), int(second)),
-        "single": lambda: asyncio.run(single(url, int(first), int(second))),
+        "single": lambda: run(single(url, int(first), int(second))),
         "steady": lambda: steady(url, float(first), float(second)),
         "paced": lambda: paced(url, float(first), float(second), _by_python),
         "paced-sql": lambda: paced(url, float(first), float(second), _by_sql),

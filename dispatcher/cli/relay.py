@@ -23,6 +23,7 @@ from dispatcher.cli.output import guard
 from dispatcher.collector import calm
 from dispatcher.failpoints import arm
 from dispatcher.logs import configure_logging
+from dispatcher.loop import run
 from dispatcher.probes import Probes
 from dispatcher.relay.service import Relay
 from dispatcher.settings import Settings
@@ -71,4 +72,4 @@ def command(
         configure_logging(settings.log_format)
         look_at_database(settings)
         calm()
-        asyncio.run(run_relay(settings, streams))
+        run(run_relay(settings, streams))

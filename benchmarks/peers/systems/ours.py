@@ -34,10 +34,11 @@ class Ours:
 
     about = About(
         name="dispatcher",
-        packages=("jetstream-dispatcher", "psycopg", "nats-py"),
+        packages=("jetstream-dispatcher", "psycopg", "nats-py", "uvloop"),
         keeps="row with state and result, an event per transition, counters",
         settings=(
             ("dispatcher relay, dispatcher worker -c 100", "README.md"),
+            ("uvloop, the extra speed, which relay and worker take when it is installed", "docs/operating.md"),
             ("bulk: enqueue_many, 500 a call", "docs/architecture.md"),
         ),
         left="SELECT (SELECT count(*) FROM dispatcher.outbox)"
