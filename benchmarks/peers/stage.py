@@ -155,7 +155,8 @@ def _variables(servers: EmbeddedServers, url: str, folder: Path) -> Mapping[str,
 
 @contextmanager
 def stage(servers: EmbeddedServers, system: str, python: Path, folder: Path) -> Iterator[Stage]:
-    """Build it in an empty database, and take everything away afterwards."""
+    """Build it in an empty database, on an empty broker, and take everything away afterwards."""
+    servers.restart_nats(wipe=True)  # a stream would bring the rest of the deep backlog along
     database = sql.Identifier(name := f"peer_{system}")
     folder.mkdir()
     with psycopg.connect(servers.database_url, autocommit=True) as admin:

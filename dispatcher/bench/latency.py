@@ -15,6 +15,8 @@ from dispatcher.bench.rounds import medians, say, spread
 __all__ = ["delays_of", "latency", "look_once", "percentile"]
 
 _WARM_UP_SECONDS = 3.0
+_SETTLE_SECONDS = 1.5
+"""After VACUUM (ANALYZE), which makes every session plan anew: that is no part of a steady state."""
 
 
 async def latency(
@@ -29,6 +31,7 @@ async def latency(
         measured = []
         for number in range(rounds):
             await pipeline.tidy()
+            await look_once(pipeline, kind, rate, min(seconds, _SETTLE_SECONDS))
             figures = await look_once(pipeline, kind, rate, seconds)
             await pipeline.prove()
             measured.append(figures)

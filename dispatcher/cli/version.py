@@ -12,7 +12,17 @@ from dispatcher.cli.output import emit, table
 
 __all__ = ["command", "version_of"]
 
-_PARTS = ("jetstream-dispatcher", "nats-py", "psycopg", "psycopg-binary", "SQLAlchemy", "pydantic", "alembic", "typer", "uvloop")
+_PARTS = (
+    "jetstream-dispatcher",
+    "nats-py",
+    "psycopg",
+    "psycopg-binary",
+    "SQLAlchemy",
+    "pydantic",
+    "alembic",
+    "typer",
+    "uvloop",
+)
 
 
 def command(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:

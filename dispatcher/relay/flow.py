@@ -30,8 +30,9 @@ _MANY = 30
 _LEAST = 2
 MOST_TOGETHER = 16
 """Tasks in one message at most: with more of them the broker's part of a task does not fall much further."""
-_SPREAD = 128
-"""What a lane may have outstanding lies in at least so many messages, so that free workers find something."""
+_SPREAD = 256
+"""What a lane may have outstanding lies in at least so many messages, so that free workers find something: with 128 the
+messages of a fleet whose tasks take 10 ms were refused more often (1.6 instead of 1.5 deliveries a task)."""
 _PIECES = 32
 """So does one batch: a burst goes to all workers."""
 _TOGETHER_SECONDS = 5.0

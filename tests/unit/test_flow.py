@@ -72,16 +72,16 @@ def test_a_lane_whose_messages_carry_several_tasks_may_have_fewer_of_them() -> N
 async def test_short_tasks_of_a_large_batch_travel_together() -> None:
     shares = Shares()
     assert shares.together(*LANE, 1000) == 1  # nobody has said yet what he wants
-    await shares.announced(announcement("w", 4000, "q"))
-    assert shares.changes(HUNGRY) == {LANE: 4000}
-    shares.was_set(LANE, 4000)
+    await shares.announced(announcement("w", 8000, "q"))
+    assert shares.changes(HUNGRY) == {LANE: 8000}
+    shares.was_set(LANE, 8000)
     assert shares.together(*LANE, 10) == 1 and shares.changes(HUNGRY) == {}
     assert shares.together(*LANE, 128) == 4
-    assert shares.changed.is_set() and shares.changes(HUNGRY) == {LANE: 1000}
+    assert shares.changed.is_set() and shares.changes(HUNGRY) == {LANE: 2000}
     assert shares.together(*LANE, 1000) == MOST_TOGETHER
-    assert shares.changes(HUNGRY) == {LANE: 250}
-    shares.was_set(LANE, 250)
-    assert shares.limit(*LANE) == 4000  # in tasks, as before
+    assert shares.changes(HUNGRY) == {LANE: 500}
+    shares.was_set(LANE, 500)
+    assert shares.limit(*LANE) == 8000  # in tasks, as before
 
 
 async def test_long_tasks_never_travel_together() -> None:
@@ -97,13 +97,13 @@ async def test_a_lane_is_sized_by_what_arrives_once_the_last_large_batch_is_long
     now = 1000.0
     monkeypatch.setattr("dispatcher.relay.flow.time.monotonic", lambda: now)
     shares = Shares()
-    await shares.announced(announcement("w", 4000, "q"))
+    await shares.announced(announcement("w", 8000, "q"))
     shares.changes(HUNGRY)
     assert shares.together(*LANE, 1000) == 16
     now += 6
-    assert shares.changes(HUNGRY) == {LANE: 4000}
-    await shares.announced(announcement("w", 4000, "q", together=16))  # the stream is still full of them
-    assert shares.changes(HUNGRY) == {LANE: 250}
+    assert shares.changes(HUNGRY) == {LANE: 8000}
+    await shares.announced(announcement("w", 8000, "q", together=16))  # the stream is still full of them
+    assert shares.changes(HUNGRY) == {LANE: 500}
 
 
 async def test_only_changes_by_a_quarter_are_set() -> None:
