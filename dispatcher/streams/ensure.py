@@ -32,6 +32,7 @@ __all__ = [
     "carry_out",
     "ensure_consumer",
     "ensure_stream",
+    "is_stopped",
     "is_store_damaged",
     "refuse_contradictions",
     "set_max_ack_pending",
@@ -53,7 +54,7 @@ _FIELD_OF = {
     10113: "max_bytes",
     10120: "max_bytes",
 }
-_CONSUMER_REFUSED, _CONSUMER_STORE_FAILED = 10012, 10104
+_CONSUMER_REFUSED, _CONSUMER_STORE_FAILED, _STREAM_OFFLINE = 10012, 10104, 10194
 _REFUSED = {10025, _CONSUMER_REFUSED, 10052}
 """Invalid document, consumer cannot be changed so, stream cannot be changed so."""
 
@@ -123,6 +124,14 @@ def is_store_damaged(error: BusError) -> bool:
     return error.err_code == _CONSUMER_STORE_FAILED or (
         error.err_code == _CONSUMER_REFUSED and "creating store" in error.description
     )
+
+
+def is_stopped(error: BusError) -> bool:
+    """Whether a server alone took the stream out of service because of settings that it cannot read.
+
+    In a cluster "offline" may mean that the nodes have different versions, for as long as an upgrade takes.
+    """
+    return error.err_code == _STREAM_OFFLINE and "stopped" in error.description
 
 
 def refuse_contradictions(changes: Sequence[Change]) -> None:

@@ -8,9 +8,16 @@ from dataclasses import dataclass, field
 
 from dispatcher.errors import BusError
 from dispatcher.streams.config import StreamsConfig
-from dispatcher.streams.ensure import RACES, carry_out, ensure_stream, is_store_damaged, refuse_contradictions
+from dispatcher.streams.ensure import (
+    RACES,
+    carry_out,
+    ensure_stream,
+    is_stopped,
+    is_store_damaged,
+    refuse_contradictions,
+)
 from dispatcher.streams.plan import Change, Lane, plan
-from dispatcher.streams.server import JetStreamApi, check_server_version
+from dispatcher.streams.server import JetStreamApi, check_server_version, read_stream
 from dispatcher.subjects import Subjects
 
 __all__ = ["Verified", "verify"]
@@ -44,7 +51,12 @@ async def verify(
     warning = check_server_version(bus.server_version)
     if warning:
         result.warnings.append(warning)
-    changes = await plan(config, bus, subjects, lanes)
+    try:
+        changes = await plan(config, bus, subjects, lanes)
+    except BusError:
+        if repair:
+            await _delete_stopped(config, bus, subjects)
+        raise
     refuse_contradictions(changes)
     names = {subjects.stream_name(stream): stream for stream in config.streams}
     for change in changes:
@@ -56,6 +68,21 @@ async def verify(
         elif change.action in ("update", "extra", "unknown"):
             result.warnings.append("; ".join([str(change), *map(str, change.differences)]))
     return result
+
+
+async def _delete_stopped(config: StreamsConfig, bus: JetStreamApi, subjects: Subjects) -> None:
+    """Delete every stream that its server has stopped for good; the next look makes it anew.
+
+    A server alone does that when it cannot read the settings of the stream or of one of its consumers.
+    """
+    for stream in config.streams:
+        name = subjects.stream_name(stream)
+        try:
+            await read_stream(bus, name)
+        except BusError as error:
+            if is_stopped(error):
+                _log.error("the server has stopped %s (%s); deleting it, to make it anew", name, error.description)
+                await bus.api(f"STREAM.DELETE.{name}")
 
 
 async def _repair(

@@ -135,6 +135,25 @@ async def test_committed_task_survives_a_server_that_panics_over_its_store(
         assert "an empty one" in said[1]
 
 
+async def test_committed_task_survives_a_stream_that_the_server_has_stopped(
+    own_fleet: Fleet, own_servers: EmbeddedServers, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Settings of a consumer have a field that nobody knows: the server starts, and takes the stream out of service."""
+    await own_fleet.relay()
+    await own_fleet.worker()
+    tasks = own_fleet.enqueue_many([apps.doze.call(0.02) for _ in range(60)])
+    await until(lambda: own_fleet.finished() > 10)
+    await asyncio.to_thread(own_servers.kill_nats)
+    files = (tmp_path / "servers" / "nats").rglob("meta.inf")
+    settings = next(path for path in files if path.parent.parent.name == "obs")
+    settings.write_bytes(settings.read_bytes().replace(b'"metadata"', b'"metad`ta"'))
+    await asyncio.to_thread(own_servers.restart_nats)
+    more = own_fleet.enqueue_many([apps.note.call(n) for n in range(20)])
+    await own_fleet.all_finish(len(tasks) + len(more), timeout=2 * PATIENCE)
+    if own_servers.nats_version == "2.15.1":
+        assert "the server has stopped" in caplog.text
+
+
 def with_wrong_lengths(block: bytes) -> bytes:
     """A block of nats-server's store whose messages say that their headers are longer than themselves.
 
