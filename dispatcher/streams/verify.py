@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from dispatcher.errors import BusError
+from dispatcher.errors import BusError, BusUnavailable
 from dispatcher.streams.config import StreamsConfig
 from dispatcher.streams.ensure import (
     RACES,
@@ -53,8 +53,8 @@ async def verify(
         result.warnings.append(warning)
     try:
         changes = await plan(config, bus, subjects, lanes)
-    except BusError:
-        if repair:
+    except BusError as error:
+        if repair and not isinstance(error, BusUnavailable):  # asking a server that is away only costs time
             await _delete_stopped(config, bus, subjects)
         raise
     refuse_contradictions(changes)

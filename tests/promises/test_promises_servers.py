@@ -6,11 +6,13 @@ import asyncio
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dispatcher.embedded import EmbeddedServers
 from dispatcher.embedded.revival import Revival
+from dispatcher.handle import Task
 from tests.fixtures import apps
 from tests.fixtures.fleet import Fleet, connect, until
 from tests.fixtures.patience import PATIENCE
@@ -85,6 +87,22 @@ async def test_committed_task_survives_a_crash_of_the_database(own_fleet: Fleet,
     await own_fleet.all_finish(len(tasks), timeout=2 * PATIENCE)
 
 
+async def broker_dies_at_work(fleet: Fleet, servers: EmbeddedServers, tasks: int) -> list[Task[Any]]:
+    """So many tasks, some of them done, when nats-server is killed."""
+    await fleet.relay()
+    await fleet.worker()
+    made = fleet.enqueue_many([apps.doze.call(0.02) for _ in range(tasks)])
+    await until(lambda: fleet.finished() > 10)
+    await asyncio.to_thread(servers.kill_nats)
+    return made
+
+
+def forget_stream(store: Path) -> None:
+    """A flipped bit in the checksum of its settings: the server does not know it any more, and its files are there."""
+    [checksum] = [path for path in store.rglob("meta.sum") if path.parent.parent.name == "streams"]
+    checksum.write_bytes(bytes([checksum.read_bytes()[0] ^ 1]) + checksum.read_bytes()[1:])
+
+
 async def test_committed_task_survives_a_stream_made_over_damaged_files(
     own_fleet: Fleet, own_servers: EmbeddedServers, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -97,8 +115,7 @@ async def test_committed_task_survives_a_stream_made_over_damaged_files(
     await until(lambda: own_fleet.finished() > len(done) + 10)
     await asyncio.to_thread(own_servers.kill_nats)
     store = tmp_path / "servers" / "nats"
-    [checksum] = [path for path in store.rglob("meta.sum") if path.parent.parent.name == "streams"]
-    checksum.write_bytes(bytes([checksum.read_bytes()[0] ^ 1]) + checksum.read_bytes()[1:])
+    forget_stream(store)
     for block in store.rglob("*.blk"):
         block.write_bytes(block.read_bytes()[: block.stat().st_size // 3])
     await asyncio.to_thread(own_servers.restart_nats)
@@ -111,14 +128,9 @@ async def test_committed_task_survives_a_server_that_panics_over_its_store(
     own_fleet: Fleet, own_servers: EmbeddedServers, tmp_path: Path
 ) -> None:
     """nats-server 2.15.1 does not find the stream, and panics whenever it is made again, as soon as it is back."""
-    await own_fleet.relay()
-    await own_fleet.worker()
-    tasks = own_fleet.enqueue_many([apps.doze.call(0.02) for _ in range(100)])
-    await until(lambda: own_fleet.finished() > 10)
-    await asyncio.to_thread(own_servers.kill_nats)
+    tasks = await broker_dies_at_work(own_fleet, own_servers, 100)
     store = tmp_path / "servers" / "nats"
-    [checksum] = [path for path in store.rglob("meta.sum") if path.parent.parent.name == "streams"]
-    checksum.write_bytes(bytes([checksum.read_bytes()[0] ^ 1]) + checksum.read_bytes()[1:])
+    forget_stream(store)
     for block in store.rglob("*.blk"):
         block.write_bytes(with_wrong_lengths(block.read_bytes()))
     await asyncio.to_thread(own_servers.restart_nats)
@@ -139,11 +151,7 @@ async def test_committed_task_survives_a_stream_that_the_server_has_stopped(
     own_fleet: Fleet, own_servers: EmbeddedServers, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Settings of a consumer have a field that nobody knows: the server starts, and takes the stream out of service."""
-    await own_fleet.relay()
-    await own_fleet.worker()
-    tasks = own_fleet.enqueue_many([apps.doze.call(0.02) for _ in range(60)])
-    await until(lambda: own_fleet.finished() > 10)
-    await asyncio.to_thread(own_servers.kill_nats)
+    tasks = await broker_dies_at_work(own_fleet, own_servers, 60)
     files = (tmp_path / "servers" / "nats").rglob("meta.inf")
     settings = next(path for path in files if path.parent.parent.name == "obs")
     settings.write_bytes(settings.read_bytes().replace(b'"metadata"', b'"metad`ta"'))
@@ -173,11 +181,7 @@ async def test_committed_task_survives_damaged_files_of_the_broker(
     own_fleet: Fleet, own_servers: EmbeddedServers, tmp_path: Path
 ) -> None:
     """The server cannot read its consumers' files any more, and can make none in their place."""
-    await own_fleet.relay()
-    await own_fleet.worker()
-    tasks = own_fleet.enqueue_many([apps.doze.call(0.02) for _ in range(60)])
-    await until(lambda: own_fleet.finished() > 10)
-    await asyncio.to_thread(own_servers.kill_nats)
+    tasks = await broker_dies_at_work(own_fleet, own_servers, 60)
     states = list((tmp_path / "servers" / "nats").rglob("o.dat"))
     assert states
     for state in states:
