@@ -16,13 +16,13 @@ from contextlib import suppress
 from typing import Any, Protocol, cast
 
 from nats import errors as nats_errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from dispatcher.counted import CountedPublisher, Outgoing
 from dispatcher.errors import BusError, BusUnavailable
-from dispatcher.nats_url import servers_and_login
+from dispatcher.nats_client import MendedClient
+from dispatcher.nats_url import servers_and_login, without_logins
 from dispatcher.security import login_options, wants_tls
 from dispatcher.settings import Settings
 
@@ -59,33 +59,10 @@ class Subscription:
             await cast(Any, self._subscription).drain()
 
 
-class _Client(Client):
-    """Trap of nats-py: it goes on in plain text, login included, when a server of ``tls://`` offers no TLS."""
-
-    only_tls = False
-
-    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        if self.only_tls and not info.get("tls_required"):
-            raise nats_errors.Error("the server offers no TLS, which the settings demand")
-        await super()._process_info(info, initial_connection)
-
-    async def _process_connect_init(self) -> None:
-        """Trap of nats-py: after a failed TLS handshake it waits for ever for its transport to be closed."""
-        try:
-            await super()._process_connect_init()
-            if not self.is_connected:  # it takes an end of the stream for an answer
-                raise nats_errors.Error("the server ended the connection; does it ask for a client certificate?")
-        except Exception:
-            transport, self._transport = cast(Any, self._transport), None
-            if transport is not None:
-                transport.close()
-            raise
-
-
 class Bus:
     """One connection to NATS.  Make it with :meth:`connect`; it reconnects for ever, with jitter."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: MendedClient) -> None:
         self._client = client
         self._why = ""
         self._publisher = CountedPublisher(client)
@@ -104,7 +81,7 @@ class Bus:
         """
         if not settings.nats_url:
             raise BusUnavailable("no NATS server is configured; set DISPATCHER_NATS_URL or pass --nats-url")
-        client = _Client()
+        client = MendedClient()
         client.only_tls = wants_tls(settings)
         bus = cls(client)
         loop = asyncio.get_running_loop()
@@ -117,11 +94,11 @@ class Bus:
             except (nats_errors.NoServersError, OSError, TimeoutError, nats_errors.TimeoutError) as error:
                 if deadline is not None and loop.time() + delay > deadline:
                     raise BusUnavailable(
-                        f"no NATS server answers at {_shown(settings.nats_url)}: {bus._why or error}"
+                        f"no NATS server answers at {without_logins(settings.nats_url)}: {bus._why or error}"
                     ) from None
                 _log.warning("NATS is away, trying again: %s", error)
             except nats_errors.AuthorizationError:
-                raise BusUnavailable(f"NATS at {_shown(settings.nats_url)} refused the credentials") from None
+                raise BusUnavailable(f"NATS at {without_logins(settings.nats_url)} refused the credentials") from None
             await asyncio.sleep(delay * (0.5 + random.random()))
             delay = min(delay * 2, 5.0)
 
@@ -293,8 +270,3 @@ class Bus:
             await self._publisher.store(batch, timeout)
         except _LOST as error:
             raise BusUnavailable(f"NATS is away: {error!r}") from None
-
-
-def _shown(url: str) -> str:
-    """The URL without its secrets."""
-    return ", ".join(part.rsplit("@", 1)[-1] for part in url.split(","))

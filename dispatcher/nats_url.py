@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-__all__ = ["servers_and_login"]
+__all__ = ["servers_and_login", "without_logins"]
 
 
 def servers_and_login(url: str) -> tuple[list[str], dict[str, Any]]:
@@ -31,6 +31,11 @@ def servers_and_login(url: str) -> tuple[list[str], dict[str, Any]]:
     if password is None:
         return servers, {"token": unquote(user)}
     return servers, {"user": unquote(user), "password": unquote(password)}
+
+
+def without_logins(url: str) -> str:
+    """The list as it may be shown: hosts and ports, no secret."""
+    return ", ".join(part.rsplit("@", 1)[-1] for part in url.split(","))
 
 
 def _without_login(url: str) -> str:

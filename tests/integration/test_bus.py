@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -78,3 +78,49 @@ async def test_a_connection_that_breaks_in_the_middle_of_a_call_ends_nobody(
         await subscription.unsubscribe()
     finally:
         await bus.close()
+
+
+@pytest.mark.parametrize("module", ["asyncio", "uvloop"])
+def test_what_is_sent_on_a_connection_that_is_closed_ends_nobody(settings: Settings, module: str) -> None:
+    """Trap of uvloop: it raises ``RuntimeError`` where asyncio drops what is written; workers ended on it."""
+    factory = pytest.importorskip(module).new_event_loop
+
+    async def scene() -> None:
+        bus = await Bus.connect(settings, name="test closed")
+        try:
+            client = cast(Any, bus._client)
+            client._reading_task.cancel()  # nobody has noticed yet
+            client._flusher_task.cancel()  # as after the first write that failed: the next ones send by themselves
+            transport = client._transport._io_writer.transport
+            transport.abort()
+            await until(lambda: client._transport._io_writer._protocol._connection_lost)
+            assert await bus.publish("test.closed", b"x") is False
+            await bus.ack(["$JS.ACK.none"])
+            with pytest.raises(BusUnavailable):
+                await bus.store([("test.closed", b"x", "id")], 1.0)
+            client._transport.write(b"PING\r\n")  # as its pings do, and as its reconnect says hello
+            await client._process_op_err(ConnectionResetError("Connection lost"))
+            await until(lambda: bus.reconnects == 1)
+            assert await bus.publish("test.closed", b"x")
+        finally:
+            await bus.close()
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(scene())
+
+
+@pytest.mark.parametrize("module", ["asyncio", "uvloop"])
+def test_a_client_whose_server_is_away_closes(own_servers: EmbeddedServers, module: str) -> None:
+    """What it could not send any more is of no interest then."""
+    factory = pytest.importorskip(module).new_event_loop
+
+    async def scene() -> None:
+        bus = await Bus.connect(Settings(nats_url=own_servers.nats_url), name="test away")
+        await asyncio.to_thread(own_servers.kill_nats)
+        await until(lambda: not bus.connected)
+        assert await bus.publish("test.away", b"x")
+        await bus.close()
+        assert bus.closed.is_set()
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(scene())
