@@ -35,7 +35,7 @@ __all__ = [
     "upgrade",
 ]
 
-EXPECTED_REVISION = "0010"
+EXPECTED_REVISION = "0011"
 """The revision this code was written for.  A constant, so that checking it costs no import of alembic."""
 LOCK_TIMEOUT = 30.0
 """Seconds that a migration waits for another migration, or for a table, before it gives up."""

@@ -132,7 +132,7 @@ Table(
     Index("tasks_queue_id_id", "queue_id", "id"),
     Index("tasks_type_id_id", "type_id", "id"),
     postgresql_with={
-        "fillfactor": 50,
+        "fillfactor": 40,
         "autovacuum_vacuum_scale_factor": 0.02,
         "autovacuum_analyze_scale_factor": 0.05,
     },
