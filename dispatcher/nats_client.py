@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from typing import Any, cast
 
@@ -27,6 +28,10 @@ class _Transport(TcpTransport):
     def writelines(self, payload: list[bytes]) -> None:
         with suppress(RuntimeError):
             super().writelines(payload)  # type: ignore[no-untyped-call]
+
+    async def wait_closed(self) -> None:
+        """Trap of asyncio: of two that wait for the end, the one that is cancelled cancels the other one, too."""
+        await asyncio.shield(super().wait_closed())  # type: ignore[no-untyped-call]
 
 
 class MendedClient(Client):
