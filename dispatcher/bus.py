@@ -65,6 +65,7 @@ class Bus:
     def __init__(self, client: MendedClient) -> None:
         self._client = client
         self._why = ""
+        self._settled = False
         self._publisher = CountedPublisher(client)
         self.closed = asyncio.Event()
         """Set when the connection is closed for good; a process should end then."""
@@ -104,6 +105,7 @@ class Bus:
 
     async def _open(self, settings: Settings, name: str) -> None:
         async def lost() -> None:
+            self._settled = False
             self._publisher.interrupted()
             if not self._client.is_closed:  # that would be our own orderly goodbye
                 _log.warning("connection to NATS lost")
@@ -112,6 +114,7 @@ class Bus:
             _log.info("connection to NATS is back")
             self.reconnects += 1
             self._publisher.interrupted()
+            self._settled = True
             for call in self.on_reconnect:
                 call()
 
@@ -142,11 +145,16 @@ class Bus:
             pending_size=16 * 1024 * 1024,
         )
         self._client.options["max_reconnect_attempts"] = -1
+        self._settled = True
 
     @property
     def connected(self) -> bool:
-        """Whether a server is reachable right now."""
-        return bool(self._client.is_connected)
+        """Whether a server is reachable right now.
+
+        A connection that comes back counts from the end of its first round trip.  nats-py calls it connected before,
+        and does not tell of a loss in between: a batch that began then would wait in vain, or be given up for nothing.
+        """
+        return self._settled and bool(self._client.is_connected)
 
     @property
     def server_version(self) -> str:
@@ -264,7 +272,7 @@ class Bus:
         Raises ``BusError`` when the server refused one (for example a full stream) and ``BusUnavailable`` when
         confirmations are missing after ``timeout`` seconds; part of the batch may be stored then.
         """
-        if not self._client.is_connected:
+        if not self.connected:
             raise BusUnavailable("NATS is away")
         try:
             await self._publisher.store(batch, timeout)

@@ -40,6 +40,37 @@ async def test_a_batch_whose_connection_breaks_is_given_up_at_once(own_servers: 
         await bus.close()
 
 
+async def test_no_batch_begins_before_a_connection_is_wholly_back(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nats-py calls itself connected one round trip earlier, and then tells that it is: the batch was given up."""
+    bus = await Bus.connect(settings, name="test comes back")
+    name = f"back{os.getpid()}"
+    try:
+        await bus.api(f"STREAM.CREATE.{name}", {"name": name, "subjects": [f"{name}.>"]})
+        client = bus._client
+        flush, reached, go_on = client.flush, asyncio.Event(), asyncio.Event()
+
+        async def slow(timeout: int = 10) -> None:
+            reached.set()
+            await go_on.wait()
+            await flush(timeout)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(client, "flush", slow)
+            await client._process_op_err(ConnectionResetError("Connection lost"))
+            await asyncio.wait_for(reached.wait(), PATIENCE)
+            assert client.is_connected and not bus.connected
+            with pytest.raises(BusUnavailable, match="NATS is away"):
+                await bus.store([(f"{name}.1", b"", "id")], timeout=PATIENCE)
+            go_on.set()
+            await until(lambda: bus.connected)
+        await bus.store([(f"{name}.1", b"", "id")], timeout=PATIENCE)
+        await bus.api(f"STREAM.DELETE.{name}")
+    finally:
+        await bus.close()
+
+
 async def test_a_connection_that_breaks_in_the_middle_of_a_call_ends_nobody(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
