@@ -91,6 +91,7 @@ class Bus:
         while True:
             try:
                 await bus._open(settings, name)
+                bus._settled = True
                 return bus
             except (nats_errors.NoServersError, OSError, TimeoutError, nats_errors.TimeoutError) as error:
                 if deadline is not None and loop.time() + delay > deadline:
@@ -104,20 +105,6 @@ class Bus:
             delay = min(delay * 2, 5.0)
 
     async def _open(self, settings: Settings, name: str) -> None:
-        async def lost() -> None:
-            self._settled = False
-            self._publisher.interrupted()
-            if not self._client.is_closed:  # that would be our own orderly goodbye
-                _log.warning("connection to NATS lost")
-
-        async def back() -> None:
-            _log.info("connection to NATS is back")
-            self.reconnects += 1
-            self._publisher.interrupted()
-            self._settled = True
-            for call in self.on_reconnect:
-                call()
-
         async def closed() -> None:
             self.closed.set()
 
@@ -133,8 +120,8 @@ class Bus:
             **login,
             name=name,
             error_cb=failed,
-            disconnected_cb=lost,
-            reconnected_cb=back,
+            disconnected_cb=self._lost,
+            reconnected_cb=self._back,
             closed_cb=closed,
             allow_reconnect=True,
             max_reconnect_attempts=1,  # of this first connection; 0 would mean for ever
@@ -145,7 +132,20 @@ class Bus:
             pending_size=16 * 1024 * 1024,
         )
         self._client.options["max_reconnect_attempts"] = -1
+
+    async def _lost(self) -> None:
+        self._settled = False
+        self._publisher.interrupted()
+        if not self._client.is_closed:  # that would be our own orderly goodbye
+            _log.warning("connection to NATS lost")
+
+    async def _back(self) -> None:
+        _log.info("connection to NATS is back")
+        self.reconnects += 1
+        self._publisher.interrupted()
         self._settled = True
+        for call in self.on_reconnect:
+            call()
 
     @property
     def connected(self) -> bool:
