@@ -12,7 +12,7 @@ from dispatcher.drill import faults_process as process
 from dispatcher.drill.faults_effect import kill_someone
 from dispatcher.drill.faults_poison import die_of_poison
 from dispatcher.drill.ground import Fault
-from dispatcher.drill.work import EFFECTS, FLOWS, POISON, SINGLE, Work
+from dispatcher.drill.work import EFFECTS, FLOWS, POISON, SINGLE, WIDE, Work
 
 __all__ = ["DRILLS", "Drill"]
 
@@ -201,6 +201,7 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
             gap=(0.0, 0.5),
             needs_own_servers=True,
             rescues_victims_only=False,
+            work=WIDE,
         ),
     }
 )
