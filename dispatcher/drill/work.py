@@ -54,7 +54,7 @@ SINGLE = Work("dispatcher.drill.tasks:app", "dispatcher.drill.client", make_tabl
 """Single tasks whose effects go to a fenced sink."""
 WIDE = replace(SINGLE, slots=16)
 """The same with more slots.  A fault every second makes work pile up faster than 8 slots a worker could ever do it:
-the minute after the last fault then told how long 4,192 tasks of a quarter of a second take, with 30 of 32 slots busy.
+the minute after the last fault then told how long 4,131 tasks of a quarter of a second take, with 30 of 32 slots busy.
 """
 EFFECTS = Work(
     "dispatcher.drill.effect_tasks:app",
