@@ -65,7 +65,7 @@ PLANTS: Mapping[str, Plant] = MappingProxyType(
         "M8": Plant("cancel of what runs", "kill-worker", state.cancel_anything, tasks=400, kills=2),
         "M9": Plant("creation outside the caller's transaction", "kill-worker", processes.commit_at_once, kills=1),
         "M10": Plant("sessions without a boot id", "kill-worker", state.no_boot_id),
-        "M11": Plant("three deliveries at most", "freeze-worker", processes.few_deliveries, slow=0.3),
+        "M11": Plant("three deliveries at most", "freeze-worker", processes.few_deliveries, tasks=400, slow=0.7),
         "M12": Plant("a message runs without a claim of its own", "duplicate-delivery", state.run_what_others_run),
         "M13": Plant("the event is written after the commit", "kill-worker", state.event_after_commit),
         "M14": Plant("a stale message is refused, not acknowledged", "duplicate-delivery", processes.nak_stale),
