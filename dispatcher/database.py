@@ -14,7 +14,7 @@ import psycopg
 from psycopg.rows import TupleRow, tuple_row
 
 from dispatcher.errors import ConfigurationError
-from dispatcher.one_trip import BlockingTrip, OneTrip
+from dispatcher.one_trip import BlockingTrip, OneTrip, Statement
 from dispatcher.settings import Settings
 from state.sql import Sql
 
@@ -54,7 +54,7 @@ new installation on empty tables, where reading `tasks` whole is the cheapest pl
 the next ANALYZE."""
 # A generic plan is made when a statement is first used and holds until the next ANALYZE.  Made on a table of 40 tasks
 # it reads the whole index at each claim; so plans are made anew whenever twice as much has been done.
-_PLAN_ANEW = b"DISCARD PLANS"
+_PLAN_ANEW = Sql("DISCARD PLANS")
 _BEGIN, _ROLLBACK = Sql("BEGIN"), Sql("ROLLBACK")
 _ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 20000}
 
@@ -147,8 +147,9 @@ class Database:
         self.schema = settings.db_schema
 
     async def connection(self) -> psycopg.AsyncConnection[TupleRow]:
-        """The open connection.  Raises one of ``Transient`` when the server is away."""
+        """The open connection, for everything but statements.  Raises one of ``Transient`` when the server is away."""
         if self._connection is None or self._connection.closed:
+            await self.close()
             self._connection = await connect(self._settings, self._name, **self._extra)
             self._trip, self._runs = OneTrip(self._connection, self.schema, prepare=self._first is None), 0
         return self._connection
@@ -158,17 +159,13 @@ class Database:
 
         Raises one of ``Transient`` when the connection broke: whether the statement was committed is then unknown.
         """
+        statement = sql, params or {}
         if self._first is not None:
-            return await self._in_one_trip((self._first, {}), (sql, params or {}))
-        async with self._lock:
-            connection = await self.connection()
-            cursor = connection.cursor(binary=True)
-            self._runs += 1
-            if self._runs & (self._runs - 1) == 0 and self._runs > 1:  # 2, 4, 8 …
-                await cursor.execute(_PLAN_ANEW)
-            await cursor.execute(sql.psycopg(self.schema), params)
-            result = cursor.pgresult  # not cursor.description: that would describe every column anew, 6 µs a time
-            return await cursor.fetchall() if result is not None and result.nfields else []
+            return await self._in_one_trip((self._first, {}), statement)
+        self._runs += 1
+        if self._runs & (self._runs - 1) == 0 and self._runs > 1:  # 2, 4, 8 …
+            await self._in_one_trip((_PLAN_ANEW, {}))  # a trip of its own: a statement may have to be the first in one
+        return await self._in_one_trip(statement)
 
     async def begin(self, sql: Sql, params: Mapping[str, Any]) -> list[TupleRow]:
         """Begin a transaction with this statement, in one round trip, and return its rows.
@@ -181,8 +178,11 @@ class Database:
         """Undo what :meth:`begin` began.  psycopg's own way would forget every prepared statement."""
         await self._in_one_trip((_ROLLBACK, {}))
 
-    async def _in_one_trip(self, *statements: tuple[Sql, Mapping[str, Any]]) -> list[TupleRow]:
+    async def _in_one_trip(self, *statements: Statement) -> list[TupleRow]:
         async with self._lock:
+            if self._trip is not None and (loss := self._trip.loss) is not None:
+                self._trip.loss = None
+                raise loss
             await self.connection()
             assert self._trip is not None
             return await self._trip.run(*statements)
@@ -190,6 +190,8 @@ class Database:
     async def close(self) -> None:
         """Give the connection back to the server; the next ``run`` opens a new one."""
         connection, self._connection = self._connection, None
+        if self._trip is not None:
+            self._trip.close()
         if connection is not None:
             await connection.close()
 

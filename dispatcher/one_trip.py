@@ -1,65 +1,69 @@
-"""Several statements in one round trip: libpq's pipeline, driven by hand.
+"""Statements of our own in one round trip: libpq driven by hand, with one reader on its socket for good.
 
-Between two processes that both rest, a round trip costs 0.4 ms on a small virtual machine, most of it to be woken up.
-psycopg's own pipeline mode costs its client more than that saves, because it serves any number of cursors; this serves
-statements of our own, and two take as long as one (measured: docs/decisions.md).
+Between two processes that both rest, a round trip costs 0.4 ms on a small virtual machine, most of it to be woken up;
+two statements in one trip take as long as one.  psycopg's cursors serve any statement and any number of readers, and
+register with the event loop anew for each wait; this serves statements that come again and again, one trip at a time:
+0.74 against 1.05 ms and 530 against 840 µs of CPU a trip (measured: docs/decisions.md).
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Generator, Iterable, Mapping
 from typing import Any
 
 import psycopg
 from psycopg.adapt import PyFormat, Transformer
-from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus
+from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 from psycopg.rows import TupleRow
 from psycopg.waiting import Ready, Wait
 
 from state.sql import Sql
 
-__all__ = ["BlockingTrip", "OneTrip"]
+__all__ = ["BlockingTrip", "OneTrip", "Statement"]
+
+Statement = tuple[Sql, Mapping[str, Any]]
+_CANCEL_SECONDS = 5.0
 
 
 class _Trip:
     """What both kinds share."""
 
     def __init__(self, connection: psycopg.BaseConnection[Any], schema: str, *, prepare: bool) -> None:
-        self._adapting, self._pgconn, self._schema = connection, connection.pgconn, schema
-        self._send = self._send_prepared if prepare else self._send_unnamed
-        self._prepared: dict[Sql, tuple[bytes, tuple[str, ...]]] = {}
+        self._pgconn, self._schema, self._prepare = connection.pgconn, schema, prepare
+        self._transformer = Transformer(connection)
+        self._prepared: dict[tuple[Sql, tuple[int, ...]], bytes] = {}
         self._made = 0
 
-    def _send_all(self, statements: Iterable[tuple[Sql, Mapping[str, Any]]]) -> None:
-        for sql, params in statements:
-            self._send(sql, params)
-        self._pgconn.pipeline_sync()
+    def _send(self, sql: Sql, params: Mapping[str, Any]) -> None:
+        text, names = sql.numbered(self._schema)
+        values = self._transformer.dump_sequence([params[n] for n in names], [PyFormat.BINARY] * len(names))
+        types, formats = self._transformer.types, self._transformer.formats
+        if not self._prepare:
+            self._pgconn.send_query_params(text.encode(), values, types, formats, result_format=1)
+            return
+        key = sql, tuple(types or ())
+        name = self._prepared.get(key)
+        if name is None:
+            self._made += 1  # a name of its own each time: after an error nobody knows which of them the server has
+            name = self._prepared[key] = f"trip_{self._made}".encode()
+            self._pgconn.send_prepare(name, text.encode(), types)
+        self._pgconn.send_query_prepared(name, values, formats, result_format=1)
 
     def _rows(self, results: list[PGresult]) -> list[TupleRow]:
         for result in results:
             if result.status == ExecStatus.FATAL_ERROR:
                 raise psycopg.errors.error_from_result(result)
-        transformer = Transformer(self._adapting)
-        transformer.set_pgresult(results[-1])
-        return transformer.load_rows(0, results[-1].ntuples, tuple)
+        self._transformer.set_pgresult(results[-1])
+        rows = self._transformer.load_rows(0, results[-1].ntuples, tuple)
+        self._transformer.set_pgresult(None)  # or it would be kept until the next trip
+        return rows
 
-    def _send_prepared(self, sql: Sql, params: Mapping[str, Any]) -> None:
-        if sql not in self._prepared:
-            text, names = sql.numbered(self._schema)
-            self._made += 1  # a name of its own each time: after an error nobody knows which of them the server has
-            self._prepared[sql] = f"one_trip_{self._made}".encode(), names
-            self._pgconn.send_prepare(self._prepared[sql][0], text.encode())
-        name, names = self._prepared[sql]
-        values = Transformer(self._adapting).dump_sequence([params[n] for n in names], [PyFormat.TEXT] * len(names))
-        self._pgconn.send_query_prepared(name, values, result_format=1)
-
-    def _send_unnamed(self, sql: Sql, params: Mapping[str, Any]) -> None:
-        """As psycopg sends ``Sql.psycopg`` with ``prepare=False``."""
-        text, names = sql.numbered(self._schema)
-        made = Transformer(self._adapting)
-        values = made.dump_sequence([params[n] for n in names], [PyFormat.BINARY] * len(names))
-        self._pgconn.send_query_params(text.encode(), values, made.types, made.formats, result_format=1)
+    def _send_all(self, statements: Iterable[Statement]) -> None:
+        for sql, params in statements:
+            self._send(sql, params)
+        self._pgconn.pipeline_sync()
 
     def _leave(self) -> None:
         try:
@@ -69,31 +73,118 @@ class _Trip:
 
 
 class OneTrip(_Trip):
-    """Belongs to one connection, on which nothing else may run meanwhile.
+    """Belongs to one connection, on which nothing else may run: its reader would take the answers.
 
-    With ``prepare`` each statement is prepared under a name and parameters travel as text; without it nothing is left
-    in the server's session.  Statements that begin no transaction are one, which is committed, or after an error rolled
-    back, at the end of the trip.
+    With ``prepare`` each statement is prepared under a name; without it nothing is left in the server's session.
+    Statements that begin no transaction are one, which is committed, or after an error rolled back, at the end of the
+    trip.  :meth:`close` before the connection is closed.
     """
 
     def __init__(self, connection: psycopg.AsyncConnection[Any], schema: str, *, prepare: bool = True) -> None:
         super().__init__(connection, schema, prepare=prepare)
         self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._socket = connection.pgconn.socket
+        self._reading = False
+        self._answer: asyncio.Future[None] | None = None
+        self._lost: psycopg.OperationalError | None = None
+        self._within = False
+        self.loss: psycopg.OperationalError | None = None
+        """Why the connection ended in the middle of a transaction, while nothing was asked."""
 
-    async def run(self, *statements: tuple[Sql, Mapping[str, Any]]) -> list[TupleRow]:
+    async def run(self, *statements: Statement) -> list[TupleRow]:
         """Send all, and return the rows of the last.
 
         Raises what the first one that failed raises; the server skips those behind it.
         """
+        self._read()
         self._pgconn.enter_pipeline_mode()
         try:
             self._send_all(statements)
-            return self._rows(await self._connection.wait(_results(self._pgconn)))
+            return self._rows(await self._results())
+        except asyncio.CancelledError:
+            await self._stop_statements()
+            self._prepared.clear()
+            raise
         except BaseException:
             self._prepared.clear()  # what was skipped was not prepared either
             raise
         finally:
+            self._within = self._pgconn.transaction_status != TransactionStatus.IDLE
+            if self._pgconn.status == ConnStatus.BAD:
+                self.close()
             self._leave()
+
+    async def _results(self) -> list[PGresult]:
+        """Everything up to the end of the trip."""
+        results: list[PGresult] = []
+        pgconn = self._pgconn
+        while pgconn.flush():
+            self._loop.add_writer(self._socket, self._wake)
+            try:
+                await self._woken(results)
+            finally:
+                self._loop.remove_writer(self._socket)
+        while True:
+            while pgconn.is_busy():
+                await self._woken(results)
+            result = pgconn.get_result()
+            if result is None:
+                _check(pgconn)
+            elif result.status == ExecStatus.PIPELINE_SYNC:
+                return results
+            else:
+                results.append(result)
+
+    async def _woken(self, results: list[PGresult]) -> None:
+        """Something has changed.  Raises when it is the end of the connection."""
+        if self._lost is None:
+            self._answer = self._loop.create_future()
+            try:
+                await self._answer
+            finally:
+                self._answer = None
+        if self._lost is not None:
+            raise _told(results, self._lost)
+
+    def _wake(self) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(None)
+
+    def _readable(self) -> None:
+        try:
+            self._pgconn.consume_input()
+            if self._answer is None or self._pgconn.is_busy():
+                return
+        except psycopg.OperationalError as error:
+            self._lost = error
+            if self._answer is None and self._within:
+                self.loss = error
+            self.close()
+        self._wake()
+
+    def _read(self) -> None:
+        if not self._reading:
+            self._loop.add_reader(self._socket, self._readable)
+            self._reading = True
+
+    def close(self) -> None:
+        """Stop reading.  The descriptor is the connection's, and its number may soon be another one's."""
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._socket)
+
+    async def _stop_statements(self) -> None:
+        """Ask the server to stop, and read to the end of the trip; a connection that cannot is closed."""
+        self.close()
+        try:
+            await self._connection.cancel_safe(timeout=_CANCEL_SECONDS)
+            await self._connection.wait(_results(self._pgconn))
+        except psycopg.Error:
+            pass  # whatever it was is over
+        except BaseException:
+            self._pgconn.finish()
+            raise
 
 
 class BlockingTrip(_Trip):
@@ -103,7 +194,7 @@ class BlockingTrip(_Trip):
         super().__init__(connection, schema, prepare=False)
         self._connection = connection
 
-    def run(self, *statements: tuple[Sql, Mapping[str, Any]]) -> list[TupleRow]:
+    def run(self, *statements: Statement) -> list[TupleRow]:
         """Send all, and return the rows of the last.  Raises as ``OneTrip.run`` does."""
         self._pgconn.enter_pipeline_mode()
         try:
@@ -125,8 +216,7 @@ def _results(pgconn: PGconn) -> Generator[Wait, Ready | int, list[PGresult]]:
             _consume(pgconn, results)
         result = pgconn.get_result()
         if result is None:
-            if pgconn.status == ConnStatus.BAD:
-                raise psycopg.OperationalError(pgconn.get_error_message())
+            _check(pgconn)
         elif result.status == ExecStatus.PIPELINE_SYNC:
             return results
         else:
@@ -134,11 +224,18 @@ def _results(pgconn: PGconn) -> Generator[Wait, Ready | int, list[PGresult]]:
 
 
 def _consume(pgconn: PGconn, results: list[PGresult]) -> None:
-    """Read; when the connection has ended, raise what was said before, which tells more than that it ended."""
     try:
         pgconn.consume_input()
-    except psycopg.OperationalError:
-        for result in results:
-            if result.error_field(DiagnosticField.SQLSTATE):
-                raise psycopg.errors.error_from_result(result) from None
-        raise
+    except psycopg.OperationalError as error:
+        raise _told(results, error) from None
+
+
+def _check(pgconn: PGconn) -> None:
+    if pgconn.status == ConnStatus.BAD:
+        raise psycopg.OperationalError(pgconn.get_error_message())
+
+
+def _told(results: list[PGresult], lost: psycopg.OperationalError) -> psycopg.Error:
+    """What the server said before the connection ended tells more than that it ended."""
+    said = [result for result in results if result.error_field(DiagnosticField.SQLSTATE)]
+    return psycopg.errors.error_from_result(said[0]) if said else lost

@@ -12,6 +12,7 @@ import pytest
 from dispatcher.database import Database, Transient
 from dispatcher.settings import Settings
 from state.sql import Sql
+from tests.fixtures.fleet import until
 
 PID = Sql("SELECT pg_backend_pid(), CAST(:a AS bigint), CAST(:b AS text), now() < clock_timestamp()")
 COMMIT = Sql("COMMIT")
@@ -77,3 +78,52 @@ async def test_a_cancelled_trip_leaves_a_usable_connection(database: Database, d
     await database.rollback()
     assert (await database.begin(PID, {"a": 1, "b": "x"}))[0][1] == 1
     await database.run(COMMIT)
+
+
+def _end(database_url: str, pid: int) -> None:
+    """End that session, and wait until it is gone."""
+    with psycopg.connect(database_url, autocommit=True) as other:
+        assert other.execute("SELECT pg_terminate_backend(%s, 30000)", [pid]).fetchone() == (True,)
+
+
+async def _lose(database: Database, database_url: str, pid: int) -> None:
+    """End the session, and wait until this process has read that it is gone, which nothing asked it to do."""
+    connection = await database.connection()
+    await asyncio.to_thread(_end, database_url, pid)
+    await until(lambda: connection.closed)
+
+
+async def test_a_connection_lost_at_rest_is_opened_again_without_an_error(
+    database: Database, database_url: str
+) -> None:
+    [(pid, *_)] = await database.run(PID, {"a": 1, "b": "x"})
+    await _lose(database, database_url, pid)
+    [(other, *_)] = await database.run(PID, {"a": 1, "b": "x"})
+    assert other != pid
+
+
+async def test_a_connection_lost_within_a_transaction_is_told_before_its_commit(
+    database: Database, database_url: str
+) -> None:
+    """On a new connection the commit would say that all is well."""
+    [(pid, *_)] = await database.begin(PID, {"a": 1, "b": "x"})
+    await _lose(database, database_url, pid)
+    with pytest.raises(Transient):
+        await database.run(COMMIT)
+    assert (await database.run(PID, {"a": 1, "b": "x"}))[0][1] == 1
+
+
+async def test_more_than_a_socket_takes_at_once_goes_both_ways(database: Database) -> None:
+    """The server reads only when it can write, and so do we."""
+    many = [b"x" * 1000] * 20_000
+    sql = Sql("SELECT unnest(CAST(:all AS bytea[]))")
+    rows = await database.run(sql, {"all": many})
+    assert [row[0] for row in rows] == many
+
+
+async def test_a_statement_serves_values_of_every_size(database: Database) -> None:
+    """psycopg sends a number in as few bytes as it needs: each width is prepared by itself."""
+    sql = Sql("SELECT CAST(:a AS bigint), CAST(:b AS int[])")
+    for a in (1, 1 << 20, 1 << 40, None, 2):
+        for b in ([], [1], [1, 1 << 20], [None], None):
+            assert await database.run(sql, {"a": a, "b": b}) == [(a, b)]
