@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import random
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, cast
@@ -30,6 +31,7 @@ __all__ = ["Bus", "Message", "Outgoing", "Subscription"]
 
 _log = logging.getLogger("dispatcher.bus")
 _ACK, _PROGRESS = b"+ACK", b"+WPI"
+_FORBIDDEN = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
 _LOST = (nats_errors.Error, OSError)
 """Trap of nats-py: between the end of a connection and the next one it raises what the socket said, from any method."""
 
@@ -66,6 +68,7 @@ class Bus:
         self._client = client
         self._why = ""
         self._settled = False
+        self._forbidden: set[str] = set()
         self._publisher = CountedPublisher(client)
         self.closed = asyncio.Event()
         """Set when the connection is closed for good; a process should end then."""
@@ -112,6 +115,8 @@ class Bus:
             if str(error):
                 self._why = str(error)
                 _log.warning("NATS: %s", error)
+            if forbidden := _FORBIDDEN.search(str(error)):
+                self._forbidden.add(forbidden[1].lower())  # as nats-py tells it
 
         servers, login = servers_and_login(settings.nats_url or "")
         login |= login_options(settings)  # a login of its own setting wins over one in the URLs
@@ -142,6 +147,7 @@ class Bus:
     async def _back(self) -> None:
         _log.info("connection to NATS is back")
         self.reconnects += 1
+        self._forbidden.clear()
         self._publisher.interrupted()
         self._settled = True
         for call in self.on_reconnect:
@@ -172,10 +178,15 @@ class Bus:
 
     # core NATS ------------------------------------------------------------------------------------------------------
 
-    async def publish(self, subject: str, payload: bytes = b"", message_id: str = "") -> bool:
-        """Send what nobody confirms; a stream drops an id that it has.  ``False``: NATS is away and the buffer full."""
+    async def publish(self, subject: str, payload: bytes = b"") -> bool:
+        """Send what nobody confirms.
+
+        ``False``: NATS is away and the buffer full, or this user was refused it since the connection was made.
+        """
+        if self._forbidden and subject.lower() in self._forbidden:
+            return False
         try:
-            await self._client.publish(subject, payload, headers={"Nats-Msg-Id": message_id} if message_id else None)
+            await self._client.publish(subject, payload)
         except _LOST as error:
             _log.debug("not published to %s: %r", subject, error)
             return False

@@ -128,6 +128,11 @@ class RelayMetrics:
         self.registry = registry = CollectorRegistry()
         _common(registry)
         self.published = Counter("dispatcher_outbox_published", "Messages the stream confirmed.", registry=registry)
+        self.forgotten = Counter(
+            "dispatcher_outbox_forgotten",
+            "Entries that needed no message: a worker was told directly and had claimed the task.",
+            registry=registry,
+        )
         self.publish_errors = Counter(
             "dispatcher_outbox_publish_errors", "Batches that could not be published.", registry=registry
         )

@@ -14,7 +14,7 @@ __all__ = ["NATS_ROLES", "inbox_prefix", "nats_auth", "password_variable"]
 
 NATS_ROLES = {
     "publisher": "services that wait for results: hear which tasks ended",
-    "relay": "publish task references, make and repair streams, tell workers of cancels",
+    "relay": "publish task references and hints, make and repair streams, tell workers of cancels",
     "worker": "receive and acknowledge tasks of the deliver group, make consumers; cannot publish tasks",
     "operator": "people: streams apply, workers list and control",
     "reader": "look at streams and workers, change nothing",
@@ -66,11 +66,12 @@ def nats_auth(namespace: str, streams: Iterable[str], prefix: str) -> str:
 def _rights(role: str, subjects: Subjects, streams: list[str]) -> tuple[list[str], list[str]]:
     """What a role may publish, and what it may subscribe to beside its inbox."""
     control = f"{subjects.namespace}.ctl.>"
-    seen = [subjects.settled, subjects.waits, f"{subjects.namespace}.tasks.>"]  # what a tail follows
+    seen = [subjects.settled, subjects.waits, subjects.all_lanes, subjects.all_hints]  # what a tail follows
     if role == "publisher":
         return [], [subjects.settled]
     if role == "relay":
         tasks = [subjects.stream_filter(stream) for stream in streams]
+        tasks += [subjects.hint(stream, ">", "")[:-1] for stream in streams]
         own = [subjects.beat, subjects.cancel, subjects.settled, subjects.waits]
         reading = [f"$JS.API.STREAM.MSG.GET.{subjects.stream_name(stream)}" for stream in streams]
         making = _api(subjects, streams, "STREAM.CREATE.{}", "STREAM.UPDATE.{}", *_CONSUMERS)
@@ -79,7 +80,8 @@ def _rights(role: str, subjects: Subjects, streams: list[str]) -> tuple[list[str
     if role == "worker":
         acks = [f"$JS.ACK.{subjects.stream_name(stream)}.>" for stream in streams]
         own = [subjects.settled, subjects.waits, subjects.demand, subjects.busy]
-        pushes = [f"{subjects.push(stream, '>', '')[:-1]} {DELIVER_GROUP}" for stream in streams]
+        arriving = [to(stream, ">", "")[:-1] for stream in streams for to in (subjects.push, subjects.hint)]
+        pushes = [f"{subject} {DELIVER_GROUP}" for subject in arriving]
         return [*acks, *own, *_LOOK, *_api(subjects, streams, "STREAM.CREATE.{}", *_CONSUMERS)], [*pushes, control]
     if role == "operator":
         every = _api(subjects, streams, "STREAM.*.{}", "STREAM.*.*.{}", "CONSUMER.*.{}", "CONSUMER.*.{}.>", *_CONSUMERS)

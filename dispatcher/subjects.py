@@ -2,6 +2,7 @@
 
 <namespace>.tasks.<stream>.<queue>.<lane>   task references, stored by the stream
 <namespace>.push.<stream>.<queue>.<lane>    where the lane's push consumer delivers
+<namespace>.hint.<stream>.<queue>.<lane>    where the relay tells of a single task before it publishes, core NATS
 <namespace>.ctl.*                           presence and control, core NATS only
 <namespace>.settled                         ids of tasks that just ended, one message per settled batch
 <namespace>.waits                           ids of tasks that an attempt left waiting, one message per settled batch
@@ -28,6 +29,8 @@ class Subjects:
         """The same for tasks that an attempt left waiting: retrying, snoozed, given back."""
         self.all_lanes = f"{namespace}.tasks.>"
         """Everything the relay publishes; streams store it, a tail listens to it."""
+        self.all_hints = f"{namespace}.hint.>"
+        """The same of tasks that may need no message in a stream."""
         self.cancel = f"{namespace}.ctl.cancel"
         """The leader publishes 20-byte records here: 16 bytes task id, 4 bytes attempt."""
         self.workers = f"{namespace}.ctl.workers"
@@ -56,6 +59,10 @@ class Subjects:
     def push(self, stream: str, queue: str, lane: str) -> str:
         """Where the lane's consumer delivers."""
         return f"{self.namespace}.push.{stream}.{queue}.{lane}"
+
+    def hint(self, stream: str, queue: str, lane: str) -> str:
+        """Where the relay tells one worker of a task, past the stream."""
+        return f"{self.namespace}.hint.{stream}.{queue}.{lane}"
 
     @staticmethod
     def consumer(queue: str, lane: str) -> str:

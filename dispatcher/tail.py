@@ -81,6 +81,7 @@ class Tail:
         await self._bus.subscribe(self._subjects.waits, self._moved)
         if not self._states or State.QUEUED in self._states:
             await self._bus.subscribe(self._subjects.all_lanes, self._published)
+            await self._bus.subscribe(self._subjects.all_hints, self._published)
 
     async def moves(self) -> AsyncGenerator[list[Move]]:
         """Batches of moves that match every filter, for ever.  Raises one of ``Transient``."""

@@ -28,6 +28,11 @@ class Delivery:
     parcels: tuple[Parcel, ...]
     """The message, and further ones for the same attempt: all share its fate."""
 
+    @property
+    def only_hinted(self) -> bool:
+        """Whether no message of the stream is behind it: the relay will publish it, if it is still needed."""
+        return not any(parcel.reply for parcel in self.parcels)
+
     def join(self, parcels: tuple[Parcel, ...]) -> None:
         """Another message for the same attempt came; it may be one that was given back, once more."""
         self.parcels = (*(parcel for parcel in self.parcels if not parcel.gone), *parcels)

@@ -176,6 +176,9 @@ class Claimer:
 
     async def _missed(self, session: Session, missed: list[Delivery]) -> None:
         """Decide about each delivery that was not claimed, by what its row says now."""
+        missed = [delivery for delivery in missed if not delivery.only_hinted]
+        if not missed:
+            return
         by_key = {(delivery.task_id, delivery.attempt): delivery for delivery in missed}
         groups: dict[str, list[Delivery]] = {}
         for row in await self._database.run(claims.LOOK, self._params(session, missed)):

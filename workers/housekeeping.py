@@ -28,7 +28,8 @@ async def keep_house(bus: Bus, lanes: Lanes, inbox: Inbox, executor: Executor) -
         quiet: list[str] = []
         for attempt in list(executor.running.values()):
             for parcel in attempt.delivery.parcels:
-                if now - max(parcel.shown_at, parcel.received_at) > lanes.quiet_seconds and not parcel.gone:
+                overdue = now - max(parcel.shown_at, parcel.received_at) > lanes.quiet_seconds
+                if overdue and parcel.reply and not parcel.gone:
                     parcel.shown_at = now
                     quiet.append(parcel.reply)
         await bus.in_progress(quiet)

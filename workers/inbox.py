@@ -70,9 +70,12 @@ class Inbox:
             except ValueError as error:
                 await self._unreadable(message, str(error))
                 return
+            parcel = Parcel(message.reply, message.subject, time.monotonic(), len(references))
+            if not message.reply:
+                self._take_hint(lane, references, parcel)
+                return
             self.messages += 1
             self.tasks += len(references)
-            parcel = Parcel(message.reply, message.subject, time.monotonic(), len(references))
             new = [found for found in references if not self._joins(found, parcel)]
             if not new:
                 return
@@ -88,6 +91,11 @@ class Inbox:
                 await self._refuse(parcel)
 
         return receive
+
+    def _take_hint(self, lane: deque[Delivery], references: list[Reference], parcel: Parcel) -> None:
+        """The relay tells of a task before publishing it.  Without room it is dropped: its message follows."""
+        if not self.closed and len(self._waiting) < self._limit():
+            self._keep(lane, [found for found in references if found[:2] not in self._waiting], parcel)
 
     def _joins(self, found: Reference, parcel: Parcel) -> bool:
         """A second message for an attempt that waits here: it shares the fate of the first."""

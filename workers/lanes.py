@@ -81,14 +81,12 @@ class Lanes:
         ]
 
     async def subscribe(self, inbox: Inbox) -> None:
-        """Receive the pushes of every lane, as one member of the deliver group."""
+        """Receive the pushes of every lane, and the relay's hints, as one member of the deliver group."""
         for lane in self._all():
-            priority = self._streams.queue(lane.queue).lanes[lane.lane]
-            self._subscriptions.append(
-                await self._bus.subscribe(
-                    self._subjects.push(lane.stream, lane.queue, lane.lane), inbox.receiver(priority), DELIVER_GROUP
-                )
-            )
+            receive = inbox.receiver(self._streams.queue(lane.queue).lanes[lane.lane])
+            for to in (self._subjects.push, self._subjects.hint):
+                subject = to(lane.stream, lane.queue, lane.lane)
+                self._subscriptions.append(await self._bus.subscribe(subject, receive, DELIVER_GROUP))
 
     async def guard(self) -> None:
         """Every 10 s: a missing or changed consumer would only show as silence.  Asks NATS only."""

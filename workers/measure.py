@@ -58,8 +58,9 @@ class Measure:
             self._metrics.started.labels(task, self._queue_names.get(queue, "")).inc(count)
         now, wait = time.time(), self._metrics.queue_wait.observe
         for attempt in attempts:
-            if since := stored_at(attempt.delivery.parcels[0].reply):
-                wait(attempt.task_type.name, max(0.0, now - since))
+            first = attempt.delivery.parcels[0]
+            since = stored_at(first.reply)  # a hint was not stored: it counts from here
+            wait(attempt.task_type.name, max(0.0, now - since if since else attempt.claimed_at - first.received_at))
 
     def settled(self, attempts: list[Attempt], accepted: Mapping[UUID, State]) -> None:
         """These were settled just now; those that are not in ``accepted`` came too late."""

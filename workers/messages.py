@@ -20,6 +20,7 @@ class Parcel:
     """One delivery."""
 
     reply: str
+    """Where to acknowledge it; empty for a hint, a message past the stream that nobody waits for."""
     subject: str
     received_at: float
     """By the monotonic clock."""
@@ -50,7 +51,7 @@ async def acknowledge(bus: Bus, decided: Iterable[Held]) -> None:
     for held in decided:
         for parcel in held.parcels:
             parcel.open -= 1
-            if parcel.open == 0 and not parcel.gone:
+            if parcel.open == 0 and not parcel.gone and parcel.reply:
                 replies.append(parcel.reply)
     await bus.ack(replies)
 
@@ -62,5 +63,6 @@ async def give_back(bus: Bus, refused: Iterable[Held], delay: float) -> None:
         for parcel in held.parcels:
             if not parcel.gone:
                 parcel.gone = True
-                replies.append(parcel.reply)
+                if parcel.reply:
+                    replies.append(parcel.reply)
     await bus.nak(replies, delay)

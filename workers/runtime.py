@@ -220,8 +220,8 @@ class Worker:
     def _start(self, attempts: list[Attempt]) -> None:
         if not self.executor.running:
             self.pace.resume()
-        self._measure.claimed(attempts)
         self.executor.submit(attempts)
+        asyncio.get_running_loop().call_soon(self._measure.claimed, attempts)  # after the handlers' first steps
 
     def _settled(self, attempts: list[Attempt], accepted: Mapping[UUID, State]) -> None:
         self._measure.settled(attempts, accepted)

@@ -77,7 +77,7 @@ def mark_before_confirmed() -> None:
             async def store(self, messages: Any, _: float) -> None:
                 kept.extend(messages)
 
-            async def publish(self, *message: Any) -> bool:  # the one that goes ahead, which nobody confirms anyway
+            async def publish(self, *message: Any) -> bool:  # hints, which nobody confirms anyway
                 return bool(await bus.publish(*message))
 
         self._bus = Later()

@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from struct import error as StructError
+from typing import NamedTuple
 from uuid import UUID
 
 from psycopg.rows import TupleRow
@@ -35,9 +36,17 @@ _log = logging.getLogger("dispatcher.relay")
 BATCH = 1000
 """Rows per transaction: 73 thousand messages a second against 63 at 100 (reference measurement)."""
 _BURST = 10
+_FORGET_MOST = 100
 _PUBLISH_SECONDS = 5.0
 _TRANSACTION_SECONDS = 10
 _COMMIT = Sql("COMMIT")
+
+
+class _Lane(NamedTuple):
+    """The two subjects of a lane."""
+
+    stored: str
+    hint: str
 
 
 class Drain:
@@ -54,7 +63,7 @@ class Drain:
         )
         self._bus = bus
         self._subjects = Subjects(settings.namespace)
-        self._lanes: dict[int, str] = {}
+        self._lanes: dict[int, _Lane] = {}
         self._one_at_a_time = asyncio.Lock()
         self._low = 0
         self._full_look_at = 0.0
@@ -67,6 +76,10 @@ class Drain:
         """How many of so many tasks for a subject one message may carry; else each has its own."""
         self.published = 0
         """Messages confirmed by the stream since the start."""
+        self.forgotten = 0
+        """Entries whose task was claimed before it needed a message."""
+        self.told: dict[UUID, float] = {}
+        """Tasks that a worker was told of while their entries wait here, and the monotonic time of it."""
         self.first_delete_at: float | None = None
         """Monotonic time of the first non-empty batch since it was last set to ``None``: benches read it."""
 
@@ -74,20 +87,41 @@ class Drain:
         """Read the lanes again at the next batch: a queue may have moved to another stream."""
         self._lanes.clear()
 
-    async def ahead(self, entry: str) -> bool:
-        """Send the message of one entry, ``<lane>:<task>:<attempt>:<dispatch>``, that a drain is about to publish.
+    async def tell(self, entry: str) -> bool:
+        """Tell a worker of one entry, ``<lane>:<task>:<attempt>:<dispatch>``, before anything is done about it.
 
-        A hint that comes sooner: nothing is confirmed or written down, and the stream drops the repeat.  Returns
-        whether it was sent.
+        A hint past the stream, which nobody confirms, repeats or writes down: a worker with nothing to do claims the
+        task, and then :meth:`forget` is all that is left to do; otherwise the next batch publishes it as ever.
+        Returns whether it was sent.
         """
         try:
             lane, task, *numbers = entry.split(":")
             attempt, dispatch = map(int, numbers)
-            reference = UUID(task), attempt, dispatch
-            subject, body = self._lanes[int(lane)], encode(*reference)
+            task_id = UUID(task)
+            subject, body = self._lanes[int(lane)].hint, encode(task_id, attempt, dispatch)
         except (ValueError, KeyError, StructError):  # not ours, or of a lane that the drain has yet to read
             return False
-        return await self._bus.publish(subject, body, message_id(*reference))
+        if await self._bus.publish(subject, body):
+            self.told[task_id] = time.monotonic()
+            return True
+        return False
+
+    async def forget(self) -> tuple[int, bool]:
+        """Drop the entries that need no message any more.
+
+        Returns how many, and whether others wait that :attr:`told` knows nothing of.  Raises one of ``Transient``.
+        """
+        async with self._one_at_a_time:
+            before = self.told.copy()  # what comes meanwhile may not be seen yet
+            [(gone, needed)] = await self._database.run(outbox.FORGET, {"most": _FORGET_MOST})
+            more = gone + len(needed) == _FORGET_MOST or any(task not in self.told for task in needed)
+            for task in before.keys() - set(needed):
+                del self.told[task]
+            self.forgotten += gone
+            self.metrics.forgotten.inc(gone)
+            if not needed:
+                await self._mark(time.monotonic())
+        return gone, more
 
     async def once(self) -> int:
         """Publish one batch; returns its size, 0 if nothing waits.
@@ -117,13 +151,19 @@ class Drain:
         # the mark serves a backlog only: behind it nobody would see a lower id that is committed later
         self._low = rows[0][0] if len(rows) == BATCH else 0
         if rows:
-            self.published += len(rows)
-            if self.on_published and len(rows) >= _BURST:
-                self.on_published(counts)
-            self.metrics.published.inc(len(rows))
-            self.metrics.lag.observe(time.monotonic() - started)
+            self._count(rows, counts, time.monotonic() - started)
         await self._mark(now)
         return len(rows)
+
+    def _count(self, rows: list[TupleRow], counts: dict[str, int], seconds: float) -> None:
+        self.published += len(rows)
+        if self.told:
+            for row in rows:
+                self.told.pop(row[1], None)
+        if self.on_published and len(rows) >= _BURST:
+            self.on_published(counts)
+        self.metrics.published.inc(len(rows))
+        self.metrics.lag.observe(seconds)
 
     async def _outgoing(self, rows: list[TupleRow]) -> tuple[list[Outgoing], dict[str, int]]:
         """What goes to the stream, and how many tasks that is for each subject."""
@@ -134,8 +174,8 @@ class Drain:
             await self._read_lanes()
         outgoing: list[Outgoing] = []
         for lane, references in by_lane.items():
-            outgoing += self._messages(self._lanes[lane], references)
-        return outgoing, {self._lanes[lane]: len(references) for lane, references in by_lane.items()}
+            outgoing += self._messages(self._lanes[lane].stored, references)
+        return outgoing, {self._lanes[lane].stored: len(references) for lane, references in by_lane.items()}
 
     def _messages(self, subject: str, references: list[tuple[UUID, int, int]]) -> Iterator[Outgoing]:
         size = self.together(subject, len(references)) if self.together else 1
@@ -148,7 +188,8 @@ class Drain:
 
     async def _read_lanes(self) -> None:
         for row in await self._database.run(LANE_MAP):
-            self._lanes[row[0]] = self._subjects.lane(row[3], row[1], row[2])
+            names = row[3], row[1], row[2]
+            self._lanes[row[0]] = _Lane(self._subjects.lane(*names), self._subjects.hint(*names))
 
     async def _give_up(self) -> None:
         """Roll back; if even that fails the connection is broken and the server has done it for us."""

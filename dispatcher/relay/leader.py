@@ -44,8 +44,8 @@ LARGE_ROWS = 100
 """A batch of so many rows has little to win from waiting for more: after it the rest is the short one."""
 LOOK_SECONDS = 0.05
 """Between two looks at timers and cancel requests while awake: nobody notifies then."""
-AFTER_ENTRY_SECONDS = 0.005
-"""Between a message that went ahead and its drain, unless something else happens."""
+CLAIM_SECONDS = 0.005
+"""So long a worker that was told of a task may take to claim it, before its message goes to the stream."""
 _BLOCKED_SECONDS = 0.5
 _AWAY_SECONDS, _REFUSED_SECONDS = 5.0, 1.0
 """The longest pause after a broker that does not answer, and after one that refuses."""
@@ -92,7 +92,7 @@ class Leader:
 
     async def start(self, elected: AsyncConnection[TupleRow]) -> None:
         """Listen; make the configured limit, queues and lanes known.  Raises one of ``Transient``."""
-        self.sleep.on_entry = self._ahead
+        self.sleep.on_entry = self._tell
         await self.sleep.start(elected)
         await self._database.run(outbox.LIMIT, {"limit": self._settings.outbox_limit})
         for row in queue_rows(self._streams):
@@ -127,30 +127,25 @@ class Leader:
         await self.sleep.stop()
         await self._database.close()
 
-    async def _ahead(self, entry: str) -> bool:
-        """A single task, created while we slept: its message goes before the drain.
+    async def _tell(self, entry: str) -> bool:
+        """A single task, created while we slept: a worker learns of it before its entry is looked at."""
+        return not self._awake and not self._is_blocked() and await self.drain.tell(entry)
 
-        Not while the reconciler may be at work, which relies on the drains alone publishing.
-        """
-        trimming = self._trimming is not None and not self._trimming.done()
-        if trimming or self.full_look_of or self.strays or self._is_blocked():
-            return False
-        return await self.drain.ahead(entry)
+    def _told_until(self) -> float:
+        """When the first task that a worker was told of has waited long enough for its claim."""
+        return min(self.drain.told.values(), default=float("inf")) + CLAIM_SECONDS
 
     def _is_look_due(self) -> bool:
         return time.monotonic() - self._last_look > LOOK_SECONDS
 
     async def _doze(self) -> bool:
         """Sleep; returns whether everything has to be looked at, not only the outbox."""
-        now = time.monotonic()
         backstop = self._last_look + self._settings.backstop.total_seconds()
         until = min(self._next_due, self._next_lease, self._next_fold, self._next_trim, backstop)
-        if not self.sleep.event.is_set():
-            await self.sleep.wait(until - now)
-        else:
-            self.sleep.event.clear()
-        if self.sleep.hints == {"entry"}:  # its message is on its way: the worker may have the processors first
-            await self.sleep.wait(AFTER_ENTRY_SECONDS)
+        while (left := min(until, self._told_until()) - time.monotonic()) > 0:
+            await self.sleep.wait(left)
+            if self.sleep.hints != {"entry"}:
+                break
         return self._pending_hints() or time.monotonic() >= until
 
     def _pending_hints(self) -> bool:
@@ -250,6 +245,10 @@ class Leader:
             return 0
         total, deep = 0, self._deep
         self._deep = False
+        if self.drain.told and not self._awake:
+            total, more = await self.drain.forget()
+            if not more and time.monotonic() < self._told_until():
+                return total
         try:
             while rows := await self.drain.once():
                 total += rows

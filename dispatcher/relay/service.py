@@ -58,7 +58,7 @@ class Relay:
         self.metrics = RelayMetrics()
         self.drain.metrics = self.metrics
         self.gauges = ClusterGauges(
-            settings, streams, bus, self._standby, self.led.is_set, lambda: self.drain.published
+            settings, streams, bus, self._standby, self.led.is_set, lambda: self.drain.published + self.drain.forgotten
         )
         self.metrics.registry.register(self.gauges)
         self._standing_by = False

@@ -29,12 +29,9 @@ def _db(world: World, db: Db, *label: object) -> Iterator[Move]:
 
 
 def _relays(world: World, setup: Setup) -> Iterator[Move]:
-    if world.left.ahead:
-        left = world.left._replace(ahead=world.left.ahead - 1)
-        for message in world.db.outbox - world.sent:
-            after = world._replace(stream=world.stream | {message}, sent=world.sent | {message}, left=left)
-            yield ("goes ahead", message), after, True
     taken = {relay.message for relay in world.relays}
+    for message in world.db.outbox - taken:
+        yield from _db(world, steps.forget(world.db, message, setup.dropped), "forget", message)
     for n, relay in enumerate(world.relays):
         if relay.message is None:
             if n and world.relays[n - 1].message is None:

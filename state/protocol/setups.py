@@ -35,9 +35,9 @@ SHORT: Mapping[str, Setup] = MappingProxyType(
         "wipe": Setup(_TWO, Faults(wipe=1, relay_crash=1, crash=1), relays=2),
         "full reconcile alone": Setup(_TWO, Faults(wipe=1, relay_crash=1), workers=1, relays=2, reconciler=False),
         "relays": Setup(_TWO, Faults(relay_crash=1, crash=1), workers=1, relays=2, reconciler=False),
-        "ahead of its drain": Setup(_TWO, Faults(ahead=1, relay_crash=1, crash=1), relays=2, reconciler=False),
-        "ahead and wipe": Setup(_TWO, Faults(ahead=2, wipe=1, relay_crash=1), workers=1, reconciler=False),
-        "ahead and people": Setup(_TWO, Faults(ahead=1, cancel=1, pause=1, fail=1), workers=1, slots=1),
+        "hint": Setup(_TWO, Faults(hint=1, relay_crash=1, crash=1), relays=2, reconciler=False),
+        "hints and wipe": Setup(_TWO, Faults(hint=2, wipe=1, relay_crash=1), workers=1, reconciler=False),
+        "hint and people": Setup(_TWO, Faults(hint=1, cancel=1, pause=1, fail=1), workers=1, slots=1),
         "two tasks": Setup(_ONE * 2, Faults(crash=1), slots=1),
         "flow, crash and repeat": Setup(_CHAIN, Faults(crash=1, repeat=1), slots=1, reconciler=False),
         "flow, failure and people": Setup(
@@ -52,7 +52,7 @@ LONG: Mapping[str, Setup] = MappingProxyType(
     {
         **SHORT,
         "all of a worker": Setup(_TWO, Faults(crash=1, freeze=1, repeat=1, lose_reply=1, fail=1)),
-        "all of the broker": Setup(_TWO, Faults(wipe=2, relay_crash=1, crash=1, repeat=1, ahead=1), relays=2),
+        "all of the broker": Setup(_TWO, Faults(wipe=2, relay_crash=1, crash=1, repeat=1, hint=1), relays=2),
         "all of a person": Setup(_TWO, Faults(cancel=1, retry=1, pause=1, fail=1, crash=1), slots=1),
         "all of a flow": Setup(_CHAIN, Faults(crash=1, freeze=1, repeat=1, lose_reply=1), slots=1),
         "two tasks, two relays": Setup(_ONE * 2, Faults(crash=1, wipe=1), relays=2, slots=1),

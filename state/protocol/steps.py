@@ -3,7 +3,7 @@
 Rules that are no row guard can be dropped by name too: ``settle.cancel wins``, ``rescue.cancel wins``,
 ``cancel.timer``, ``cancel.parked``, ``retry.new message``, ``retry.timer``, ``leave.new attempt``,
 ``rescue.new attempt``, ``rescue.tries``, ``settle.trims its claim``, ``release.in the same commit``, ``release.failure
-does not count``.
+does not count``, ``relay.keeps what is needed``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from state.protocol.guards import NONE, Dropped, allowed
 from state.protocol.rows import Ask, Db, Message, Row
 
 __all__ = [
-    "cancel", "claim", "commit_drain", "end_lease", "expire", "leave", "open_session", "park", "promote", "reconcile",
-    "release", "renew", "rescue", "retry", "succeed", "unpark",
+    "cancel", "claim", "commit_drain", "end_lease", "expire", "forget", "leave", "open_session", "park", "promote",
+    "reconcile", "release", "renew", "rescue", "retry", "succeed", "unpark",
 ]  # fmt: skip
 
 
@@ -211,3 +211,13 @@ def retry(db: Db, task: int, dropped: Dropped = NONE) -> Db:
 def commit_drain(db: Db, message: Message) -> Db:
     """The relay's commit: the outbox row is gone and the dispatch is logged."""
     return db._replace(outbox=db.outbox - {message}, log=db.log | {message})
+
+
+def forget(db: Db, message: Message, dropped: Dropped = NONE) -> Db:
+    """The relay drops an entry that nobody waits for: its task was claimed meanwhile, or is over."""
+    task, attempt, _ = message
+    row = db.tasks[task]
+    needed = row.state is State.QUEUED and row.attempt == attempt
+    if message not in db.outbox or (needed and "relay.keeps what is needed" not in dropped):
+        return db
+    return db._replace(outbox=db.outbox - {message})

@@ -19,16 +19,24 @@ def work(world: World, setup: Setup) -> Iterator[Move]:
     """Every step of every worker."""
     for n, worker in enumerate(world.workers):
         if len(worker.slots) < setup.slots:
-            for message in world.stream:
-                yield from _deliver(world, setup, n, message, fault=False)
-            if world.left.repeat:
-                left = world.left._replace(repeat=world.left.repeat - 1)
-                for message in world.sent:
-                    yield from _deliver(world._replace(left=left), setup, n, message, fault=True)
+            yield from _arrivals(world, setup, n)
         for slot in worker.slots:
             yield from _slot(world, setup, n, slot)
         yield from _session(world, n, worker)
     yield from _time(world)
+
+
+def _arrivals(world: World, setup: Setup, n: int) -> Iterator[Move]:
+    for message in world.stream:
+        yield from _deliver(world, setup, n, message, fault=False)
+    if world.left.repeat:
+        left = world.left._replace(repeat=world.left.repeat - 1)
+        for message in world.sent:
+            yield from _deliver(world._replace(left=left), setup, n, message, fault=True)
+    if world.left.hint:
+        left = world.left._replace(hint=world.left.hint - 1)
+        for message in world.db.outbox | world.sent:
+            yield from _deliver(world._replace(left=left), setup, n, message, fault=True, hint=True)
 
 
 def _set(world: World, n: int, worker: Worker) -> World:
@@ -55,7 +63,7 @@ def _run(world: World, n: int, slot: Slot) -> World:
     return _starts(_set(world, n, worker._replace(slots=worker.slots | {slot})), slot)
 
 
-def _deliver(world: World, setup: Setup, n: int, message: Message, fault: bool) -> Iterator[Move]:
+def _deliver(world: World, setup: Setup, n: int, message: Message, fault: bool, hint: bool = False) -> Iterator[Move]:
     task, attempt, _ = message
     worker = world.workers[n]
     if task >= len(world.db.tasks):
@@ -75,7 +83,7 @@ def _deliver(world: World, setup: Setup, n: int, message: Message, fault: bool) 
             yield ("claim looks", n, message), _set(opened, n, Worker(session, slots | {slot})), fault
     db = steps.claim(opened.db, task, attempt, session, n not in setup.strangers, setup.dropped)
     if db is opened.db:
-        yield from _refused(world, setup, n, message, fault)
+        yield from () if hint else _refused(world, setup, n, message, fault)  # behind a hint there is no message
         return
     claimed = opened._replace(db=db, before_claim=None if "claim.durable" not in setup.dropped else opened.db)
     slot = Slot(task, attempt, session)

@@ -23,8 +23,8 @@ class Faults(NamedTuple):
     relay_crash: int = 0
     wipe: int = 0
     """The stream is emptied and made anew."""
-    ahead: int = 0
-    """A message goes before its drain, unconfirmed."""
+    hint: int = 0
+    """A worker is told of an entry past the stream, at any time from its commit on."""
     repeat: int = 0
     """Any message that was ever sent arrives again."""
     lose_reply: int = 0

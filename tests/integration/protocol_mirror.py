@@ -102,6 +102,15 @@ class Mirror:
             self.db = pure.commit_drain(self.db, message)
         return taken
 
+    def forget(self) -> None:
+        """What the relay does some milliseconds after it told workers of tasks."""
+        gone, needed = self.real.forget()
+        before = self.db.outbox
+        for message in before:
+            self.db = pure.forget(self.db, message)
+        assert gone == len(before) - len(self.db.outbox)
+        assert sorted(needed) == sorted(self.ids[task] for task, _, _ in self.db.outbox)
+
     def deliver(self, session: int, task: UUID, attempt: int) -> bool:
         """A claim; and as a worker does when it gets nothing because the task has expired, its end."""
         n = self.number(task)

@@ -179,6 +179,11 @@ class Protocol:
         """One drain: messages of (task, attempt, dispatch)."""
         return [(row[1], row[2], row[3]) for row in self.run(outbox.TAKE, low=0, most=1000, k1=7, k2=7)]
 
+    def forget(self) -> tuple[int, list[UUID]]:
+        """Entries that need no message are dropped: how many, and the tasks of the others."""
+        (row,) = self.run(outbox.FORGET, most=1000)
+        return row[0], row[1]
+
     def lane(self) -> int:
         return int(self.sql("SELECT id FROM dispatcher.lanes WHERE name = 'default' ORDER BY id LIMIT 1")[0][0])
 

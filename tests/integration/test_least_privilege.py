@@ -21,6 +21,7 @@ from dispatcher.bus import Bus
 from dispatcher.cli.main import main
 from dispatcher.errors import BusUnavailable, TaskCancelled, TaskFailed
 from dispatcher.settings import Settings
+from dispatcher.subjects import Subjects
 from state.migrate import upgrade
 from state.migrations.sql_views import VIEW_NAMES
 from state.roles import ROLES, TABLES
@@ -213,6 +214,25 @@ async def _nats_is_as_narrow(secured: Secured) -> None:
             assert all("permissions violation" in text for text in said)
         finally:
             await bus.close()
+
+
+async def test_what_a_user_may_not_publish_is_told_once_and_then_not_sent(
+    secured: Secured, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A relay with the rights of an earlier version works on, without a warning for each task."""
+    bus = await Bus.connect(secured.settings("worker"), name="test")
+    hint = Subjects(NAMESPACE).hint("TASKS", "Billing", "default")
+    assert await bus.publish(hint, b"x")
+
+    async def noticed() -> bool:
+        return not await bus.publish(hint, b"x")
+
+    await until(noticed)
+    await bus._client.flush()  # what was refused before that has been told
+    caplog.clear()
+    assert not await bus.publish(hint, b"x")
+    await bus.close()
+    assert "ermission" not in caplog.text
 
 
 async def test_who_is_not_trusted_is_refused_both_ways(secured: Secured) -> None:

@@ -67,11 +67,16 @@ class Machine(RuleBasedStateMachine):
     def relay(self) -> None:
         self.messages.update(self.both.take())
 
+    @rule()
+    def forget(self) -> None:
+        self.both.forget()
+
     @rule(worker=WORKERS, pick=st.integers(0, 99))
     def deliver(self, worker: int, pick: int) -> None:
-        """Any message that was ever sent, again."""
-        if self.messages:
-            task, attempt, _ = sorted(self.messages)[pick % len(self.messages)]
+        """Any message that was ever sent, again, or a hint of an entry that waits to be sent."""
+        hints = {(self.both.ids[n], attempt, dispatch) for n, attempt, dispatch in self.both.db.outbox}
+        if arriving := sorted(self.messages | hints):
+            task, attempt, _ = arriving[pick % len(arriving)]
             if self.both.deliver(self.sessions[worker], task, attempt):
                 self.believed.add((self.sessions[worker], task, attempt))
 

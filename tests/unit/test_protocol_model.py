@@ -52,6 +52,7 @@ NEEDED = [
     ("message.quarantine", "forged messages", "never end"),
     ("message.kept while queued", "worker without the code", "never end"),
     ("relay.commit after ack", "relays", "never end"),
+    ("relay.keeps what is needed", "relays", "never end"),
     ("full reconcile.fence", "full reconcile alone", "overlooked"),
 ]
 
