@@ -69,7 +69,11 @@ class _Trip:
         try:
             self._pgconn.exit_pipeline_mode()
         except psycopg.OperationalError:
+            self.close()
             self._pgconn.finish()  # what is still to come would be taken for the answer to something else
+
+    def close(self) -> None:
+        """Before the connection is closed."""
 
 
 class OneTrip(_Trip):
@@ -77,7 +81,7 @@ class OneTrip(_Trip):
 
     With ``prepare`` each statement is prepared under a name; without it nothing is left in the server's session.
     Statements that begin no transaction are one, which is committed, or after an error rolled back, at the end of the
-    trip.  :meth:`close` before the connection is closed.
+    trip.  Call :meth:`close` before the connection is closed.
     """
 
     def __init__(self, connection: psycopg.AsyncConnection[Any], schema: str, *, prepare: bool = True) -> None:
@@ -183,7 +187,7 @@ class OneTrip(_Trip):
         except psycopg.Error:
             pass  # whatever it was is over
         except BaseException:
-            self._pgconn.finish()
+            self._pgconn.finish()  # nothing reads it any more
             raise
 
 

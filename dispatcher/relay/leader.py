@@ -44,7 +44,7 @@ LARGE_ROWS = 100
 """A batch of so many rows has little to win from waiting for more: after it the rest is the short one."""
 LOOK_SECONDS = 0.05
 """Between two looks at timers and cancel requests while awake: nobody notifies then."""
-CLAIM_SECONDS = 0.005
+CLAIM_SECONDS = 0.010
 """So long a worker that was told of a task may take to claim it, before its message goes to the stream."""
 _BLOCKED_SECONDS = 0.5
 _AWAY_SECONDS, _REFUSED_SECONDS = 5.0, 1.0

@@ -127,3 +127,10 @@ async def test_a_statement_serves_values_of_every_size(database: Database) -> No
     for a in (1, 1 << 20, 1 << 40, None, 2):
         for b in ([], [1], [1, 1 << 20], [None], None):
             assert await database.run(sql, {"a": a, "b": b}) == [(a, b)]
+
+
+async def test_a_value_that_cannot_be_sent_leaves_a_usable_database(database: Database) -> None:
+    for statement in (database.run, database.begin):
+        with pytest.raises(psycopg.ProgrammingError):
+            await statement(PID, {"a": object(), "b": "x"})
+        assert (await database.run(PID, {"a": 1, "b": "x"}))[0][1] == 1
