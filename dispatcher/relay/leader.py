@@ -144,7 +144,7 @@ class Leader:
         until = min(self._next_due, self._next_lease, self._next_fold, self._next_trim, backstop)
         while (left := min(until, self._told_until()) - time.monotonic()) > 0:
             await self.sleep.wait(left)
-            if self.sleep.hints != {"entry"}:
+            if self._stopping or self.sleep.hints != {"entry"} or not self.drain.told:
                 break
         return self._pending_hints() or time.monotonic() >= until
 
