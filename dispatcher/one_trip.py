@@ -25,6 +25,7 @@ __all__ = ["BlockingTrip", "OneTrip", "Statement"]
 
 Statement = tuple[Sql, Mapping[str, Any]]
 _CANCEL_SECONDS = 5.0
+_LOOK_SECONDS = 0.5
 
 
 class _Trip:
@@ -91,6 +92,7 @@ class OneTrip(_Trip):
         self._socket = connection.pgconn.socket
         self._reading = False
         self._answer: asyncio.Future[None] | None = None
+        self._again: asyncio.TimerHandle
         self._lost: psycopg.OperationalError | None = None
         self._within = False
         self.loss: psycopg.OperationalError | None = None
@@ -144,10 +146,12 @@ class OneTrip(_Trip):
         """Something has changed.  Raises when it is the end of the connection."""
         if self._lost is None:
             self._answer = self._loop.create_future()
+            self._again = self._loop.call_later(_LOOK_SECONDS, self._look_again)
             try:
                 await self._answer
             finally:
                 self._answer = None
+                self._again.cancel()
         if self._lost is not None:
             raise _told(results, self._lost)
 
@@ -166,6 +170,17 @@ class OneTrip(_Trip):
                 self.loss = error
             self.close()
         self._wake()
+
+    def _look_again(self) -> None:
+        """Nothing came for a while: register anew and read whatever there is.
+
+        uvloop was seen to lose a reader, without a word, in a process that had been stopped and found its connections
+        dead (drill freeze-leader).
+        """
+        self._again = self._loop.call_later(_LOOK_SECONDS, self._look_again)
+        self.close()
+        self._read()
+        self._readable()
 
     def _read(self) -> None:
         if not self._reading:

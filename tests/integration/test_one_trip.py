@@ -134,3 +134,13 @@ async def test_a_value_that_cannot_be_sent_leaves_a_usable_database(database: Da
         with pytest.raises(psycopg.ProgrammingError):
             await statement(PID, {"a": object(), "b": "x"})
         assert (await database.run(PID, {"a": 1, "b": "x"}))[0][1] == 1
+
+
+async def test_a_reader_that_the_event_loop_has_lost_is_registered_again(database: Database) -> None:
+    """Seen under uvloop, after a process that had been stopped found its connections dead."""
+    await database.run(PID, {"a": 1, "b": "x"})
+    assert database._trip is not None
+    asyncio.get_running_loop().remove_reader(database._trip._socket)
+    async with asyncio.timeout(15):
+        assert (await database.run(PID, {"a": 2, "b": "x"}))[0][1] == 2
+        assert (await database.run(PID, {"a": 3, "b": "x"}))[0][1] == 3
