@@ -90,7 +90,7 @@ class OneTrip(_Trip):
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._socket = connection.pgconn.socket
-        self._reading = False
+        self._reading = self._writing = False
         self._answer: asyncio.Future[None] | None = None
         self._again: asyncio.TimerHandle
         self._lost: psycopg.OperationalError | None = None
@@ -127,20 +127,16 @@ class OneTrip(_Trip):
         pgconn = self._pgconn
         while pgconn.flush():
             self._loop.add_writer(self._socket, self._wake)
+            self._writing = True
             try:
                 await self._woken(results)
             finally:
-                self._loop.remove_writer(self._socket)
+                self._stop_writing()
         while True:
             while pgconn.is_busy():
                 await self._woken(results)
-            result = pgconn.get_result()
-            if result is None:
-                _check(pgconn)
-            elif result.status == ExecStatus.PIPELINE_SYNC:
+            if _is_end(pgconn, results):
                 return results
-            else:
-                results.append(result)
 
     async def _woken(self, results: list[PGresult]) -> None:
         """Something has changed.  Raises when it is the end of the connection."""
@@ -178,7 +174,7 @@ class OneTrip(_Trip):
         dead (drill freeze-leader).
         """
         self._again = self._loop.call_later(_LOOK_SECONDS, self._look_again)
-        self.close()
+        self._stop_reading()
         self._read()
         self._readable()
 
@@ -188,10 +184,19 @@ class OneTrip(_Trip):
             self._reading = True
 
     def close(self) -> None:
-        """Stop reading.  The descriptor is the connection's, and its number may soon be another one's."""
+        """Let the descriptor alone: it is the connection's, and its number may soon be another one's."""
+        self._stop_reading()
+        self._stop_writing()
+
+    def _stop_reading(self) -> None:
         if self._reading:
             self._reading = False
             self._loop.remove_reader(self._socket)
+
+    def _stop_writing(self) -> None:
+        if self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._socket)
 
     async def _stop_statements(self) -> None:
         """Ask the server to stop, and read to the end of the trip; a connection that cannot is closed."""
@@ -233,13 +238,8 @@ def _results(pgconn: PGconn) -> Generator[Wait, Ready | int, list[PGresult]]:
         while pgconn.is_busy():
             yield Wait.R
             _consume(pgconn, results)
-        result = pgconn.get_result()
-        if result is None:
-            _check(pgconn)
-        elif result.status == ExecStatus.PIPELINE_SYNC:
+        if _is_end(pgconn, results):
             return results
-        else:
-            results.append(result)
 
 
 def _consume(pgconn: PGconn, results: list[PGresult]) -> None:
@@ -249,9 +249,17 @@ def _consume(pgconn: PGconn, results: list[PGresult]) -> None:
         raise _told(results, error) from None
 
 
-def _check(pgconn: PGconn) -> None:
-    if pgconn.status == ConnStatus.BAD:
-        raise psycopg.OperationalError(pgconn.get_error_message())
+def _is_end(pgconn: PGconn, results: list[PGresult]) -> bool:
+    """Take the result that is there; whether it was the end of the trip."""
+    result = pgconn.get_result()
+    if result is None:
+        if pgconn.status == ConnStatus.BAD:
+            raise psycopg.OperationalError(pgconn.get_error_message())
+        return False
+    if result.status == ExecStatus.PIPELINE_SYNC:
+        return True
+    results.append(result)
+    return False
 
 
 def _told(results: list[PGresult], lost: psycopg.OperationalError) -> psycopg.Error:
